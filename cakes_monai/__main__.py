@@ -1,0 +1,103 @@
+# Copyright (c) The cakes-monai authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Commands of ``python -m cakes_monai``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cakes_monai.architecture import Architecture
+from cakes_monai.cost import PUBLISHED_COSTS, Cost, c2fnas_cost
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def main() -> None:
+    """CAKES and C2FNAS: efficient 3D networks for MONAI."""
+
+
+@app.command()
+def cost(
+    architecture: Annotated[Path | None, typer.Option(help="architecture.json; without it the papers' tables.")] = None,
+    size: Annotated[tuple[int, int, int], typer.Option(help="Voxels of the input along D, H, W.")] = (96, 96, 96),
+    in_channels: Annotated[int, typer.Option(min=1, help="Channels of the image.")] = 1,
+    out_channels: Annotated[int, typer.Option(min=1, help="Channels of the output.")] = 2,
+    init_filters: Annotated[int | None, typer.Option(min=1, help="Filters of the first convolution.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
+) -> None:
+    """
+    Parameters, multiply-adds and the papers' FLOPs in closed form.
+
+    Without --architecture: every row of CAKES table 1 and C2FNAS table 2 beside the figures printed there. Where a row
+    has no numbers of ours, the paper does not publish the split (or the network is another group's).
+    """
+    if min(size) < 1:
+        raise typer.BadParameter(f"{size}: sizes must be at least 1.", param_hint="--size")
+    try:
+        if architecture is not None:
+            loaded = Architecture.load(architecture)
+            filters = init_filters or loaded.init_filters or 32
+            rows = [_row(str(architecture), c2fnas_cost(loaded, in_channels, out_channels, filters, size))]
+        else:
+            rows = _published_rows(in_channels, out_channels, init_filters or 32, size)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--architecture") from error
+    typer.echo(json.dumps(rows, indent=1) if as_json else _table(rows))
+
+
+def _published_rows(in_channels: int, out_channels: int, filters: int, size: tuple[int, int, int]) -> list[Any]:
+    rows = []
+    for published in PUBLISHED_COSTS:
+        ours = None
+        if published.architecture:
+            network = Architecture.published(published.architecture, filters)
+            ours = c2fnas_cost(network, in_channels, out_channels, filters, size)
+        rows.append(_row(published.model, ours, published.source, published.params_m, published.flops_g))
+    return rows
+
+
+def _row(
+    model: str,
+    ours: Cost | None,
+    source: str | None = None,
+    paper_params_m: float | None = None,
+    paper_flops_g: float | None = None,
+) -> dict[str, Any]:
+    return {
+        "model": model,
+        "source": source,
+        "params": ours and ours.params,
+        "multiply_adds": ours and ours.multiply_adds,
+        "paper_flops": ours and ours.paper_flops,
+        "paper_params_m": paper_params_m,
+        "paper_flops_g": paper_flops_g,
+    }
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    width = max(len(row["model"]) for row in rows)
+    head = f"{'':{width}}  {'params M':>9} {'mult-adds G':>12} {'FLOPs G':>9}   {'paper M':>8} {'paper G':>8}"
+    lines = [head]
+    for row in rows:
+        cells = [
+            _number(row["params"], 1e6, 9, 3),
+            _number(row["multiply_adds"], 1e9, 12, 3),
+            _number(row["paper_flops"], 1e9, 9, 3) + "  ",
+            _number(row["paper_params_m"], 1, 8, 2),
+            _number(row["paper_flops_g"], 1, 8, 2),
+        ]
+        lines.append(f"{row['model']:{width}}  {' '.join(cells)}  {row['source'] or ''}".rstrip())
+    return "\n".join(lines)
+
+
+def _number(value: float | None, unit: float, width: int, digits: int) -> str:
+    return f"{'-':>{width}}" if value is None else f"{value / unit:{width}.{digits}f}"
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m cakes_monai")

@@ -1,0 +1,129 @@
+# Copyright (c) The cakes-monai authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The convolution of CAKES: every output channel has its own 1D, 2D or 3D sub-kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.utils import ensure_tuple_rep
+from torch import Tensor, nn
+
+from cakes_monai.architecture import KernelSplit, kernel_size
+from cakes_monai.blocks.execution import EXECUTIONS
+
+__all__ = ["CakesConv", "set_execution"]
+
+
+class SubKernel(nn.Module):
+    """
+    The weight of one sub-kernel, initialised like the convolution it stands for.
+
+    Args:
+        in_channels: number of input channels C.
+        out_channels: output channels that use this sub-kernel.
+        size: taps along D, H and W.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, size: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *size))
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # what nn.Conv3d does
+
+
+class CakesConv(nn.Module):
+    """
+    3D convolution in which every output channel uses one sub-kernel: 3x3x3, or its 2D or 1D restriction.
+
+    Implements CAKES (Yu et al., AAAI 2021), "Channel-wise Shrinkage", equation 7. Equals a bias-free 3x3x3 convolution
+    with padding 1 whose kernel is zero outside each channel's sub-kernel, at the cost of the non-zero taps only. Output
+    channels are ordered by sub-kernel as in :data:`cakes_monai.architecture.SUB_KERNELS`.
+
+    Weights are one parameter for each sub-kernel, named by it (``sub_kernels.1x3x3.weight``); how they are run is
+    chosen by ``execution`` and never part of the state.
+
+    Args:
+        in_channels: number of input channels C.
+        split: output channels of each sub-kernel, e.g. ``{"3x3x3": 28, "1x3x3": 36}``.
+        stride: stride along D, H and W.
+        execution: "separate" or "dense", see :mod:`cakes_monai.blocks.execution`.
+
+    Raises:
+        ValueError: for an illegal split, stride or execution, and in ``load_state_dict`` (strict or not) for weights
+            of another split.
+
+    Shapes:
+        - input: ``(N, C, D, H, W)``
+        - output: ``(N, split.out_channels, ceil(D/stride), ceil(H/stride), ceil(W/stride))``
+
+    Example:
+        >>> conv = CakesConv(16, {"3x3x3": 8, "1x1x3": 8})
+        >>> conv(torch.zeros(1, 16, 5, 6, 7)).shape
+        torch.Size([1, 16, 5, 6, 7])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        split: KernelSplit | Mapping[str, int],
+        stride: Sequence[int] | int = 1,
+        execution: str = "separate",
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.split = KernelSplit.of(split)
+        self.out_channels = self.split.out_channels
+        self.stride = ensure_tuple_rep(stride, 3)
+        if in_channels < 1 or min(self.stride) < 1:
+            raise ValueError(f"in_channels {in_channels} and stride {self.stride} must be at least 1.")
+        self.sub_kernels = nn.ModuleDict(
+            {name: SubKernel(in_channels, count, kernel_size(name)) for name, count in self.split.counts}
+        )
+        self.execution = _execution(execution, self.stride)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102 - described above
+        return self.execution(x, [sub_kernel.weight for sub_kernel in self.sub_kernels.values()])
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f"{self.in_channels}, {self.split.as_dict()}, stride={self.stride}"
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, *lists: list[str]
+    ) -> None:
+        """Refuse weights of another split also with ``strict=False``, which would leave random weights behind."""
+        prefix_of_weights = f"{prefix}sub_kernels."
+        found = {
+            key.removeprefix(prefix_of_weights).split(".")[0]: len(value)
+            for key, value in state_dict.items()
+            if key.startswith(prefix_of_weights)
+        }
+        if found != self.split.as_dict():
+            lists[-1].append(
+                f"{prefix.rstrip('.')}: the weights are for sub-kernels {found}, the network has {self.split.as_dict()}."
+            )
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
+
+
+def set_execution(network: nn.Module, execution: str) -> nn.Module:
+    """
+    Run every CakesConv of ``network`` in another way; weights and results stay the same.
+
+    Args:
+        network: changed in place and returned.
+        execution: "separate" or "dense", see :mod:`cakes_monai.blocks.execution`.
+
+    Raises:
+        ValueError: for an unknown execution.
+    """
+    for module in network.modules():
+        if isinstance(module, CakesConv):
+            module.execution = _execution(execution, module.stride)
+    return network
+
+
+def _execution(name: str, stride: tuple[int, ...]) -> nn.Module:
+    if name not in EXECUTIONS:
+        raise ValueError(f"unknown execution {name!r}, allowed are {', '.join(EXECUTIONS)}.")
+    return EXECUTIONS[name](stride)

@@ -1,0 +1,72 @@
+# Copyright (c) The cakes-monai authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The seam behind which a :class:`CakesConv` is computed: same weights, same result, another way to run them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["EXECUTIONS", "DenseConvolution", "SeparateConvolutions"]
+
+
+class SeparateConvolutions(nn.Module):
+    """
+    One convolution for each sub-kernel, results concatenated: only the multiply-adds of the sub-kernels.
+
+    Args:
+        stride: along D, H and W.
+    """
+
+    def __init__(self, stride: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor, weights: list[Tensor]) -> Tensor:
+        """
+        Convolve.
+
+        Args:
+            x: ``(N, C, D, H, W)``.
+            weights: one ``(channels, C, kD, kH, kW)`` for each sub-kernel.
+        """
+        outputs: list[Tensor] = []
+        for weight in weights:
+            padding = [weight.shape[2] // 2, weight.shape[3] // 2, weight.shape[4] // 2]
+            outputs.append(F.conv3d(x, weight, stride=self.stride, padding=padding))
+        return torch.cat(outputs, 1)
+
+
+class DenseConvolution(nn.Module):
+    """
+    One 3x3x3 convolution with zeros outside the sub-kernels: reads its input once, multiplies the zeros as well.
+
+    Where the sub-kernels have so few channels that they fill no vector register, this is the faster way.
+
+    Args:
+        stride: along D, H and W.
+    """
+
+    def __init__(self, stride: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor, weights: list[Tensor]) -> Tensor:
+        """
+        Convolve.
+
+        Args:
+            x: ``(N, C, D, H, W)``.
+            weights: one ``(channels, C, kD, kH, kW)`` for each sub-kernel.
+        """
+        dense: list[Tensor] = []
+        for weight in weights:
+            depth, height, width = weight.shape[2], weight.shape[3], weight.shape[4]
+            margin = [1 - width // 2] * 2 + [1 - height // 2] * 2 + [1 - depth // 2] * 2
+            dense.append(F.pad(weight, margin))
+        return F.conv3d(x, torch.cat(dense), stride=self.stride, padding=[1, 1, 1])
+
+
+#: Ways to run a CakesConv by name.
+EXECUTIONS: dict[str, type[nn.Module]] = {"separate": SeparateConvolutions, "dense": DenseConvolution}

@@ -1,0 +1,151 @@
+# Copyright (c) The cakes-monai authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Weights and training states that survive a kill at any moment."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import Evaluator
+from monai.networks.utils import get_state_dict
+from torch import nn
+
+from cakes_monai.atomic_file import written_whole
+
+__all__ = ["ModelSaver", "TrainingCheckpoint"]
+
+logger = logging.getLogger(__name__)
+
+
+class ModelSaver:
+    """
+    Write the network's weights: those of the best validation, or those at the end of the training.
+
+    Unlike MONAI's CheckpointSaver it never leaves half a file, and after a resume it keeps the best of the whole
+    training, not of the part since the resume.
+
+    Args:
+        path: where to, usually ``models/model.pt``.
+        network: its state dict is written, without a prefix of DistributedDataParallel.
+        validator: its key metric says what is best.
+        select: "best", or "last" for a fixed schedule in which the validation chooses nothing. Without any validation
+            "best" writes the last weights.
+
+    Raises:
+        ValueError: for any other ``select``.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], network: nn.Module, validator: Evaluator, select: str = "best"
+    ) -> None:
+        if select not in ("best", "last"):
+            raise ValueError(f"unknown select {select!r}, allowed are 'best' and 'last'.")
+        self.path = Path(path)
+        self.network = network
+        self.validator = validator
+        self.select = select
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.COMPLETED, self._completed)
+        if self.select == "best":
+            self.validator.add_event_handler(Events.COMPLETED, self._validated)
+
+    def _validated(self, validator: Engine) -> None:
+        if validator.state.best_metric_epoch == validator.state.epoch:
+            self._save()
+
+    def _completed(self, trainer: Engine) -> None:
+        if self.select == "last" or self.validator.state.best_metric_epoch < 0:
+            self._save()
+
+    def _save(self) -> None:
+        if idist.get_rank() == 0:
+            with written_whole(self.path) as temporary:
+                torch.save(get_state_dict(self.network), temporary)
+            logger.info("Saved %s.", self.path)
+
+
+class TrainingCheckpoint:
+    """
+    Write after every epoch all that a training needs to go on, and go on from it.
+
+    A training killed at any moment and resumed continues with the epoch it was in, with the same learning rate, best
+    metric and (together with :class:`EpochSeed`) random numbers, and ends bit by bit where it would have ended.
+
+    Args:
+        path: where to. Not ``models/``: MONAI Label takes the weights file with the shortest name there.
+        objects: what has a ``state_dict``, by name: network, optimizer ...
+        validator: its best metric and the epoch of it are kept as well.
+        identity: what must be the same when resuming, by name: fold, seed, architecture ...
+        resume: whether to go on from ``path``; when the file does not exist the training starts anew.
+        interval: epochs between two checkpoints; the last epoch is always saved.
+
+    Raises:
+        ValueError: when resuming and the checkpoint is not of this training.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        objects: Mapping[str, Any],
+        validator: Evaluator | None = None,
+        identity: Mapping[str, Any] | None = None,
+        resume: bool = False,
+        interval: int = 1,
+    ) -> None:
+        self.path = Path(path)
+        self.objects = objects
+        self.validator = validator
+        self.identity = dict(identity or {})
+        self.resume = resume
+        self.interval = interval
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer, after everything whose effect the checkpoint must hold."""
+        if self.resume:
+            engine.add_event_handler(Events.STARTED, self._load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+
+    def _save(self, trainer: Engine) -> None:
+        last = trainer.state.epoch == trainer.state.max_epochs or trainer.should_terminate
+        if idist.get_rank() != 0 or not (last or trainer.state.epoch % self.interval == 0):
+            return
+        content = {
+            "identity": self.identity,
+            "epoch": trainer.state.epoch,
+            "iteration": trainer.state.iteration,
+            "objects": {name: get_state_dict(item) for name, item in self.objects.items()},
+        }
+        if self.validator is not None:
+            state = self.validator.state
+            content["best_metric"], content["best_metric_epoch"] = float(state.best_metric), state.best_metric_epoch
+        with written_whole(self.path) as temporary:
+            torch.save(content, temporary)
+
+    def _load(self, trainer: Engine) -> None:
+        if not self.path.exists():
+            logger.info("Nothing to resume: %s does not exist; a new training starts.", self.path)
+            return
+        content = torch.load(self.path, map_location="cpu", weights_only=True)
+        for name, value in self.identity.items():
+            if content["identity"].get(name) != value:
+                raise ValueError(
+                    f"{self.path}: was written with {name} {content['identity'].get(name)}, this training has {value}; "
+                    f"resume with the same or start anew with --resume false."
+                )
+        for name, item in self.objects.items():
+            target = item.module if isinstance(item, nn.parallel.DistributedDataParallel) else item
+            target.load_state_dict(content["objects"][name])
+        trainer.state.epoch, trainer.state.iteration = content["epoch"], content["iteration"]
+        if self.validator is not None:
+            self.validator.state.best_metric = content["best_metric"]
+            self.validator.state.best_metric_epoch = content["best_metric_epoch"]
+        logger.info("Resumed from %s after epoch %d.", self.path, trainer.state.epoch)

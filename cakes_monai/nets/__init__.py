@@ -1,0 +1,9 @@
+# Copyright (c) The cakes-monai authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Networks."""
+
+from __future__ import annotations
+
+from cakes_monai.nets.c2fnas import C2FNAS
+
+__all__ = ["C2FNAS"]
