@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -198,7 +198,7 @@ class Cell:
             raise ValueError(f"unknown operation {self.operation!r}, allowed are {', '.join(OPERATIONS)}.")
         if bool(self.kernels) != (self.operation == "cakes"):
             raise ValueError(
-                f"operation {self.operation!r} with {len(self.kernels)} kernels; only 'cakes' has kernels."
+                f"{self.operation!r} with {len(self.kernels)} kernels; 'cakes' must have some, others none."
             )
 
     def convolutions(self, branch: int, channels: int) -> tuple[KernelSplit, ...]:
@@ -388,14 +388,11 @@ def _made(place: str, make: Any, content: Any) -> Any:
         raise ValueError(f"{place}{separator}{error}") from error
 
 
-def _check_keys(
-    content: Any, place: str, required: set[str], optional: frozenset[str] | set[str] = frozenset()
-) -> None:
+def _check_keys(content: Any, place: str, required: set[str], optional: Iterable[str] = ()) -> None:
     if not isinstance(content, Mapping):
         raise ValueError(f"{place} must be an object with {', '.join(sorted(required))}, not {content!r}.")
     if missing := required - content.keys():
         raise ValueError(f"{place} lacks {', '.join(sorted(missing))}.")
-    if unknown := content.keys() - required - optional:
-        raise ValueError(
-            f"{place} has unknown {', '.join(sorted(unknown))}, allowed are {', '.join(sorted(required | optional))}."
-        )
+    allowed = required.union(optional)
+    if unknown := content.keys() - allowed:
+        raise ValueError(f"{place} has unknown {', '.join(sorted(unknown))}, allowed are {', '.join(sorted(allowed))}.")

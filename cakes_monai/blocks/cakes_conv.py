@@ -100,9 +100,8 @@ class CakesConv(nn.Module):
             if key.startswith(prefix_of_weights)
         }
         if found != self.split.as_dict():
-            lists[-1].append(
-                f"{prefix.rstrip('.')}: the weights are for sub-kernels {found}, the network has {self.split.as_dict()}."
-            )
+            layer, ours = prefix.rstrip("."), self.split.as_dict()
+            lists[-1].append(f"{layer}: the weights are for sub-kernels {found}, the network has {ours}.")
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
 
 

@@ -49,8 +49,6 @@ class C2FNAS(nn.Module):
         >>> network = C2FNAS(1, 2, Architecture.published("cakes-manual-123d"))
     """
 
-    sources: list[list[int]]  # for each cell the outputs it reads; 0 is the stem's, 1 that of the first cell
-
     def __init__(
         self,
         in_channels: int,
@@ -65,6 +63,7 @@ class C2FNAS(nn.Module):
         architecture = Architecture.of(architecture)
         architecture.check_channels(init_filters)
         self.architecture = architecture
+        # the outputs that each cell reads; 0 is the stem's, 1 that of the first cell
         self.sources = [[i + 1 for i in inputs] for inputs in architecture.topology.inputs]
         self.divisor = architecture.topology.divisor
 
@@ -105,8 +104,8 @@ class C2FNAS(nn.Module):
         """Repeat the far border until the size divides, so that voxel 0 stays where it is."""
         if max(x.shape[2], x.shape[3], x.shape[4]) <= self.divisor:
             raise ValueError(
-                f"an input of {x.shape[2]}x{x.shape[3]}x{x.shape[4]} leaves one voxel at the lowest resolution, too few "
-                f"for its norm; at least one axis must be longer than {self.divisor}."
+                f"an input of {x.shape[2]}x{x.shape[3]}x{x.shape[4]} leaves one voxel at the lowest resolution, too "
+                f"few for its norm; at least one axis must be longer than {self.divisor}."
             )
         margins: list[int] = []
         for axis in (4, 3, 2):
