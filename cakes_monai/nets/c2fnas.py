@@ -102,7 +102,7 @@ class C2FNAS(nn.Module):
 
     def _pad(self, x: Tensor) -> Tensor:
         """Repeat the far border until the size divides, so that voxel 0 stays where it is."""
-        if max(x.shape[2], x.shape[3], x.shape[4]) <= self.divisor:
+        if x.shape[2] <= self.divisor and x.shape[3] <= self.divisor and x.shape[4] <= self.divisor:
             raise ValueError(
                 f"an input of {x.shape[2]}x{x.shape[3]}x{x.shape[4]} leaves one voxel at the lowest resolution, too "
                 f"few for its norm; at least one axis must be longer than {self.divisor}."

@@ -1,0 +1,108 @@
+# Copyright (c) The cakes-monai authors.
+# SPDX-License-Identifier: Apache-2.0
+"""CakesConv is the masked dense convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cakes_monai.architecture import SUB_KERNELS, kernel_size
+from cakes_monai.blocks import CakesConv, set_execution
+
+SPLITS = [
+    *({name: 4} for name in SUB_KERNELS),
+    dict.fromkeys(SUB_KERNELS, 2),
+    {"3x3x3": 3, "1x3x3": 0, "3x1x3": 0, "1x1x3": 5},
+    {"1x3x1": 1, "3x1x1": 1},
+]
+
+
+def masked_dense_kernel(split: Mapping[str, int], weights: Mapping[str, Tensor], in_channels: int) -> Tensor:
+    """The 3x3x3 kernel that is zero outside each channel's sub-kernel, written voxel by voxel."""
+    kernels = []
+    for name in SUB_KERNELS:
+        for channel in range(split.get(name, 0)):
+            kernel = torch.zeros(in_channels, 3, 3, 3, dtype=torch.float64)
+            depth, height, width = (slice(0, 3) if taps == 3 else slice(1, 2) for taps in kernel_size(name))
+            kernel[:, depth, height, width] = weights[name][channel]
+            kernels.append(kernel)
+    return torch.stack(kernels)
+
+
+@pytest.mark.parametrize("execution", ["separate", "dense"])
+@pytest.mark.parametrize("stride", [1, 2, (1, 2, 2)])
+@pytest.mark.parametrize("size", [(5, 6, 7), (1, 4, 3)])
+@pytest.mark.parametrize("split", SPLITS, ids=str)
+def test_equals_the_masked_dense_convolution(split, size, stride, execution: str) -> None:
+    """Results and all gradients equal those of a dense convolution with a masked kernel, in float64."""
+    torch.manual_seed(0)
+    conv = CakesConv(3, split, stride, execution).double()
+    weights = {name: sub_kernel.weight for name, sub_kernel in conv.sub_kernels.items()}
+    image = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+
+    output = conv(image)
+    dense = F.conv3d(image, masked_dense_kernel(split, weights, 3), stride=stride, padding=1)
+    torch.testing.assert_close(output, dense)
+
+    direction = torch.randn_like(output)
+    inputs = [image, *weights.values()]
+    gradients = torch.autograd.grad((output * direction).sum(), inputs)
+    expected = torch.autograd.grad((dense * direction).sum(), inputs)
+    for gradient, reference in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, reference)
+
+
+def test_state_dict_keys_name_the_sub_kernels() -> None:
+    """Keys are the sub-kernels', in the canonical order, without those that have no channel."""
+    conv = CakesConv(2, {"1x1x3": 1, "1x3x3": 1, "3x1x1": 0})
+    assert list(conv.state_dict()) == ["sub_kernels.1x3x3.weight", "sub_kernels.1x1x3.weight"]
+
+
+def test_initialised_like_the_convolutions_it_stands_for() -> None:
+    """With the same seed the 3x3x3 sub-kernel has the weights of nn.Conv3d."""
+    torch.manual_seed(0)
+    ours = CakesConv(4, {"3x3x3": 8}).sub_kernels["3x3x3"].weight
+    torch.manual_seed(0)
+    torch.testing.assert_close(ours, nn.Conv3d(4, 8, 3, bias=False).weight)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("other", [{"3x3x3": 2, "1x3x3": 2}, {"3x3x3": 3, "1x1x3": 1}, {"3x3x3": 4}])
+def test_weights_of_another_split_are_never_loaded_silently(other, strict: bool) -> None:
+    """Loading is refused also with strict=False, naming the layer and both splits."""
+    network = nn.Sequential(CakesConv(2, {"3x3x3": 2, "1x1x3": 2}))
+    weights = nn.Sequential(CakesConv(2, other)).state_dict()
+    with pytest.raises(RuntimeError, match=r"0: the weights are for sub-kernels .*, the network has .*'1x1x3': 2"):
+        network.load_state_dict(weights, strict=strict)
+
+
+def test_set_execution_keeps_weights_and_results() -> None:
+    """Another execution gives the same numbers from the same parameters; an unknown one is refused."""
+    network = nn.Sequential(CakesConv(2, dict.fromkeys(SUB_KERNELS, 1))).double()
+    image = torch.randn(1, 2, 4, 4, 4, dtype=torch.float64)
+    before, keys = network(image), list(network.state_dict())
+    torch.testing.assert_close(set_execution(network, "dense")(image), before)
+    assert list(network.state_dict()) == keys
+    with pytest.raises(ValueError, match="unknown execution 'fast', allowed are separate, dense"):
+        set_execution(network, "fast")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, {"3x3x3": 1}), "in_channels 0"),
+        ((1, {"3x3x3": 1}, 0), "stride"),
+        ((1, {"3x3": 1}), "unknown sub-kernel '3x3'"),
+        ((1, {"3x3x3": 1.5}), "sub-kernel '3x3x3' has 1.5 channels"),
+        ((1, ["3x3x3"]), "a split maps sub-kernels to channels"),
+    ],
+)
+def test_illegal_arguments(arguments, message: str) -> None:
+    """What is wrong is said, with what is allowed."""
+    with pytest.raises(ValueError, match=message):
+        CakesConv(*arguments)
