@@ -23,19 +23,21 @@ class SeparateConvolutions(nn.Module):
         super().__init__()
         self.stride = stride
 
-    def forward(self, x: Tensor, weights: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, weights: list[Tensor], order: Tensor | None = None) -> Tensor:
         """
         Convolve.
 
         Args:
             x: ``(N, C, D, H, W)``.
             weights: one ``(channels, C, kD, kH, kW)`` for each sub-kernel.
+            order: indices that bring the output channels into another order; None leaves them as the weights are.
         """
         outputs: list[Tensor] = []
         for weight in weights:
             padding = [weight.shape[2] // 2, weight.shape[3] // 2, weight.shape[4] // 2]
             outputs.append(F.conv3d(x, weight, stride=self.stride, padding=padding))
-        return torch.cat(outputs, 1)
+        output = torch.cat(outputs, 1)
+        return output if order is None else output.index_select(1, order)
 
 
 class DenseConvolution(nn.Module):
@@ -52,20 +54,24 @@ class DenseConvolution(nn.Module):
         super().__init__()
         self.stride = stride
 
-    def forward(self, x: Tensor, weights: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, weights: list[Tensor], order: Tensor | None = None) -> Tensor:
         """
         Convolve.
 
         Args:
             x: ``(N, C, D, H, W)``.
             weights: one ``(channels, C, kD, kH, kW)`` for each sub-kernel.
+            order: indices that bring the output channels into another order; None leaves them as the weights are.
         """
         dense: list[Tensor] = []
         for weight in weights:
             depth, height, width = weight.shape[2], weight.shape[3], weight.shape[4]
             margin = [1 - width // 2] * 2 + [1 - height // 2] * 2 + [1 - depth // 2] * 2
             dense.append(F.pad(weight, margin))
-        return F.conv3d(x, torch.cat(dense), stride=self.stride, padding=[1, 1, 1])
+        kernel = torch.cat(dense)
+        if order is not None:
+            kernel = kernel.index_select(0, order)  # cheaper than to reorder the output
+        return F.conv3d(x, kernel, stride=self.stride, padding=[1, 1, 1])
 
 
 #: Ways to run a CakesConv by name.

@@ -20,7 +20,11 @@ MAX_LISTED = 3  # missing files in a message
 
 
 def decathlon_fold(
-    dataset_dir: str | os.PathLike[str], section: str, fold: int = 0, num_folds: int = 5
+    dataset_dir: str | os.PathLike[str],
+    section: str,
+    fold: int = 0,
+    num_folds: int = 5,
+    label_names: Sequence[str] | None = None,
 ) -> list[dict[str, str]]:
     """
     List the training or validation cases of one fold.
@@ -33,6 +37,7 @@ def decathlon_fold(
         section: "training" or "validation".
         fold: the part that is validated on, 0 to ``num_folds - 1``.
         num_folds: number of parts.
+        label_names: what the label values 0, 1, ... must mean, as in :func:`check_label_names`; None for no check.
 
     Returns:
         ``{"image": path, "label": path}`` of each case, absolute paths.
@@ -51,6 +56,8 @@ def decathlon_fold(
         raise ValueError(f"decathlon_fold: num_folds is {num_folds}, allowed are 2 or more.")
     if fold not in range(num_folds):
         raise ValueError(f"decathlon_fold: fold is {fold!r}, allowed are 0 to {num_folds - 1}.")
+    if label_names is not None:
+        check_label_names(dataset_dir, label_names)
     cases = _cases(dataset_dir)
     if len(cases) < num_folds:
         raise ValueError(f"{dataset_dir}: {len(cases)} training cases, allowed are {num_folds} (num_folds) or more.")

@@ -4,9 +4,28 @@
 
 from __future__ import annotations
 
-from cakes_monai.handlers.checkpoint import ModelSaver, TrainingCheckpoint
+from cakes_monai.handlers.case_report import CaseReport
+from cakes_monai.handlers.checkpoint import ModelLoader, ModelSaver, TrainingCheckpoint
+from cakes_monai.handlers.contour_pictures import ContourPictures
 from cakes_monai.handlers.early_stop import EarlyStop
 from cakes_monai.handlers.epoch_seed import EpochSeed
+from cakes_monai.handlers.gradient_clip import GradientClip
+from cakes_monai.handlers.path_sampler import PathSampler
 from cakes_monai.handlers.polynomial_learning_rate import PolynomialLearningRate
+from cakes_monai.handlers.spaced_metric import SpacedMetric
+from cakes_monai.handlers.volume_report import VolumeReport
 
-__all__ = ["EarlyStop", "EpochSeed", "ModelSaver", "PolynomialLearningRate", "TrainingCheckpoint"]
+__all__ = [
+    "CaseReport",
+    "ContourPictures",
+    "EarlyStop",
+    "EpochSeed",
+    "GradientClip",
+    "ModelLoader",
+    "ModelSaver",
+    "PathSampler",
+    "PolynomialLearningRate",
+    "SpacedMetric",
+    "TrainingCheckpoint",
+    "VolumeReport",
+]

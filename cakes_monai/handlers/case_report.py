@@ -18,22 +18,14 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from ignite.metrics.metric import reinit__is_reduced
-from monai.data import MetaTensor
-from monai.handlers import IgniteMetricHandler
 from numpy.typing import NDArray
 
-from cakes_monai.handlers.volume_report import (
-    CaseNames,
-    checked_names,
-    distinct_cases,
-    gathered_records,
-    write_csv,
-    write_json,
-)
-from cakes_monai.plots.contours import Planes, draw_planes, save_figure, take_planes
+from cakes_monai.handlers.case_names import CaseNames, checked_names
+from cakes_monai.handlers.case_table import distinct_cases, gathered_records, write_csv, write_json
+from cakes_monai.plots.contours import draw_planes, save_figure
+from cakes_monai.plots.planes import Planes, take_planes
 
-__all__ = ["METRICS", "CaseReport", "SpacedMetric"]
+__all__ = ["METRICS", "CaseReport"]
 
 METRICS = {"val_mean_dice": "Dice", "val_hd95": "HD95 mm", "val_surface_dice": "surface Dice"}
 SUMMARY: dict[str, Callable[..., Any]] = {
@@ -62,7 +54,7 @@ class CaseReport:
     kept, in a temporary folder; so memory does not grow with the data set.
 
     With several processes the first one writes the tables and each draws the cases it holds. Distances are in mm only
-    where the metric was given the voxel size, see :class:`SpacedMetric`.
+    where the metric was given the voxel size, see :class:`~cakes_monai.handlers.SpacedMetric`.
 
     Args:
         output_dir: folder to write to.
@@ -195,30 +187,6 @@ class CaseReport:
         each = ", ".join(f"{name} {value:.3f}" for name, value in zip(self.names, values[:-1], strict=True))
         title = f"{which}: {case['case']}   {self.metrics[self.key_metric]} {values[-1]:.3f} ({each})"
         save_figure(draw_planes(planes, self.names, title), self.output_dir / _picture(which, case))
-
-
-class SpacedMetric(IgniteMetricHandler):
-    """
-    MONAI's metric handler with distances in mm: it gives ``metric_fn`` the voxel size of every label.
-
-    MONAI's own ``HausdorffDistance`` and ``SurfaceDistance`` handlers never pass ``spacing`` on, so their numbers, and
-    the thresholds of a ``SurfaceDiceMetric`` in an ``IgniteMetricHandler``, are in voxels.
-
-    Args:
-        metric_fn: a metric that takes ``spacing``, such as ``monai.metrics.HausdorffDistanceMetric``.
-        kwargs: ``output_transform`` and ``save_details`` as for ``monai.handlers.IgniteMetricHandler``.
-
-    Example:
-        >>> SpacedMetric(HausdorffDistanceMetric(percentile=95), output_transform=from_engine(["pred", "label"]))
-    """
-
-    @reinit__is_reduced  # type: ignore[untyped-decorator]
-    def update(self, output: Sequence[Sequence[torch.Tensor]]) -> None:
-        """Add the cases of an iteration, (predictions, labels), whose labels are ``MetaTensor`` with an affine."""
-        for prediction, label in zip(*output, strict=True):
-            if not isinstance(label, MetaTensor):
-                raise ValueError(f"label: a {type(label).__name__} has no voxel size; allowed is a MetaTensor.")
-            self.metric_fn([prediction], [label], spacing=[float(size) for size in label.pixdim])
 
 
 def _with_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:

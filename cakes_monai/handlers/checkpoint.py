@@ -19,7 +19,7 @@ from torch import nn
 
 from cakes_monai.atomic_file import written_whole
 
-__all__ = ["ModelSaver", "TrainingCheckpoint"]
+__all__ = ["ModelLoader", "ModelSaver", "TrainingCheckpoint"]
 
 logger = logging.getLogger(__name__)
 
@@ -142,10 +142,45 @@ class TrainingCheckpoint:
                     f"resume with the same or start anew with --resume false."
                 )
         for name, item in self.objects.items():
-            target = item.module if isinstance(item, nn.parallel.DistributedDataParallel) else item
-            target.load_state_dict(content["objects"][name])
+            _unwrapped(item).load_state_dict(content["objects"][name])
         trainer.state.epoch, trainer.state.iteration = content["epoch"], content["iteration"]
         if self.validator is not None:
             self.validator.state.best_metric = content["best_metric"]
             self.validator.state.best_metric_epoch = content["best_metric_epoch"]
         logger.info("Resumed from %s after epoch %d.", self.path, trainer.state.epoch)
+
+
+class ModelLoader:
+    """
+    Load the network's weights when an evaluator starts, or refuse them in one line.
+
+    Args:
+        path: a state dict, as :class:`ModelSaver` writes it.
+        network: gets the weights; all of them must fit.
+
+    Raises:
+        ValueError: from the run, when the file does not exist, is no state dict, or does not fit the network.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], network: nn.Module) -> None:
+        self.path = Path(path)
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Load."""
+        if not self.path.is_file():
+            raise ValueError(f"{self.path}: no such file; train first, or give the weights' path.")
+        try:
+            weights = torch.load(self.path, map_location="cpu", weights_only=True)
+            _unwrapped(self.network).load_state_dict(weights)
+        except Exception as error:  # unpickling raises all kinds
+            reason = " ".join(line.strip() for line in str(error).splitlines()[:2])  # of what may be hundreds
+            raise ValueError(f"{self.path}: these are no weights of this network: {reason}") from error
+
+
+def _unwrapped(item: Any) -> Any:
+    return item.module if isinstance(item, nn.parallel.DistributedDataParallel) else item

@@ -15,7 +15,7 @@ from ignite.engine import Engine, Events
 from monai.data import FolderLayout, ITKReader, MetaTensor
 from monai.transforms import LoadImage, ResampleToMatch
 
-from cakes_monai.handlers.volume_report import CaseNames, checked_names
+from cakes_monai.handlers.case_names import CaseNames, checked_names
 from cakes_monai.plots.contours import draw_contours, save_figure
 
 __all__ = ["ContourPictures"]

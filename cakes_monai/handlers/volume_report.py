@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -16,20 +14,11 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
-from monai.data.utils import create_file_basename
-from monai.utils import ImageMetaKey, string_list_all_gather
 
-from cakes_monai.atomic_file import written_whole
+from cakes_monai.handlers.case_names import CaseNames, checked_names
+from cakes_monai.handlers.case_table import distinct_cases, gathered_records, write_csv, write_json
 
-__all__ = [
-    "CaseNames",
-    "VolumeReport",
-    "checked_names",
-    "distinct_cases",
-    "gathered_records",
-    "write_csv",
-    "write_json",
-]
+__all__ = ["VolumeReport"]
 
 logger = logging.getLogger(__name__)
 
@@ -120,85 +109,3 @@ class VolumeReport:
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         aligned = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
         return "\n".join("  ".join(row) for row in aligned)
-
-
-class CaseNames:
-    """
-    Names the cases of an iteration as ``SaveImaged`` names their files, and says when two get the same name.
-
-    The name is the file's without suffix, or the folder's for a DICOM series, after the path below ``data_root_dir``.
-    Images without a file are numbered.
-
-    Args:
-        image_key: key of the image.
-        data_root_dir: folder the names are relative to; "" leaves the file name alone.
-    """
-
-    def __init__(self, image_key: str = "image", data_root_dir: str = "") -> None:
-        self.image_key = image_key
-        self.data_root_dir = data_root_dir
-        self._files: dict[str, str] = {}
-        self._numbered = 0
-
-    def start(self) -> None:
-        """Forget the cases so far."""
-        self._files, self._numbered = {}, 0
-
-    def __call__(self, engine: Engine) -> list[tuple[str, str]]:
-        """Name and file of every case of the iteration that ``engine`` has completed."""
-        batch, output = engine.state.batch, engine.state.output
-        if not isinstance(batch, list) or not isinstance(output, list):
-            raise ValueError("engine: the output of an iteration is not a list of cases; set decollate to true.")
-        return [self._name({**b, **o}.get(self.image_key)) for b, o in zip(batch, output, strict=True)]
-
-    def _name(self, image: Any) -> tuple[str, str]:
-        file = str(getattr(image, "meta", {}).get(ImageMetaKey.FILENAME_OR_OBJ, "")).rstrip("/\\")
-        if not file:
-            self._numbered += 1
-            rank = f"{idist.get_rank()}_" if idist.get_world_size() > 1 else ""
-            return f"{rank}{self._numbered - 1}", ""
-        name = create_file_basename("", file, "", self.data_root_dir, separate_folder=False, makedirs=False)
-        name = Path(name).as_posix()
-        if self._files.setdefault(name, file) != file:
-            logger.warning(
-                "%s and %s are both named %s; data_root_dir can tell them apart.", self._files[name], file, name
-            )
-        return name, file
-
-
-def checked_names(names: Sequence[str]) -> tuple[str, ...]:
-    """
-    Names of structures as a tuple.
-
-    Raises:
-        ValueError: when it is a single string, is empty, or has a name twice.
-    """
-    if isinstance(names, str) or not names or len(set(names)) < len(names):
-        raise ValueError(f"names: {names!r}; allowed is a list of different names, the first for label 1.")
-    return tuple(names)
-
-
-def gathered_records(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Records of all processes in the order of MONAI's metric buffers: those of the first process, of the second..."""
-    texts = string_list_all_gather([json.dumps(record) for record in records])
-    return [json.loads(text) for text in texts if text]  # a process without records gives one empty text
-
-
-def distinct_cases(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records sorted by case; a case that a sampler repeated to give every process the same number is left once."""
-    first = {(record["case"], record["file"]): record for record in reversed(records)}
-    return [first[key] for key in sorted(first)]
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``rows`` under a line of ``columns``, whole or not at all."""
-    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value``, whole or not at all."""
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -77,7 +77,7 @@ def test_weights_of_another_split_are_never_loaded_silently(other, strict: bool)
     """Loading is refused also with strict=False, naming the layer and both splits."""
     network = nn.Sequential(CakesConv(2, {"3x3x3": 2, "1x1x3": 2}))
     weights = nn.Sequential(CakesConv(2, other)).state_dict()
-    with pytest.raises(RuntimeError, match=r"0: the weights are for sub-kernels .*, the network has .*'1x1x3': 2"):
+    with pytest.raises(ValueError, match=r"0: the weights are for sub-kernels .*, the network has .*'1x1x3': 2"):
         network.load_state_dict(weights, strict=strict)
 
 
@@ -106,3 +106,21 @@ def test_illegal_arguments(arguments, message: str) -> None:
     """What is wrong is said, with what is allowed."""
     with pytest.raises(ValueError, match=message):
         CakesConv(*arguments)
+
+
+@pytest.mark.parametrize("execution", ["separate", "dense"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_weight_gradients_under_bfloat16_autocast(execution: str, depth: int) -> None:
+    """Under CPU autocast the weight gradients are those of float32 up to rounding, for an input of depth 2 as well."""
+    torch.manual_seed(0)
+    conv = CakesConv(32, dict.fromkeys(SUB_KERNELS, 5), execution=execution)
+    weights = list(conv.parameters())
+    image, direction = torch.randn(2, 32, depth, 3, 2), torch.randn(2, 35, depth, 3, 2)
+    expected = torch.autograd.grad((conv(image) * direction).sum(), weights)
+    for garbage in range(1, 20):
+        torch.full((32 * 35 * 27 + 64 * garbage,), 1e35)  # what freed memory may hold
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = conv(image)
+        gradients = torch.autograd.grad((output.float() * direction).sum(), weights)
+        for gradient, reference in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(gradient, reference, atol=0.02 * float(reference.abs().max()), rtol=0)

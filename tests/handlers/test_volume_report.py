@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.data import DataLoader, Dataset, MetaTensor
+from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
 from monai.transforms import (
     AsDiscreted,
@@ -27,7 +27,7 @@ from monai.transforms import (
     Spacingd,
 )
 
-from cakes_monai.handlers.volume_report import CaseNames, VolumeReport, checked_names
+from cakes_monai.handlers import VolumeReport
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader"),
@@ -213,13 +213,6 @@ def test_what_is_no_label_map_of_these_names_is_refused(
         infer([save(tmp_path / "case.nii.gz", 4, 4)], VolumeReport(tmp_path, names), post=post)
 
 
-@pytest.mark.parametrize("names", ["pancreas", [], ["a", "a"]])
-def test_names_must_be_a_list_of_different_names(names: Any) -> None:
-    """A string would give one structure a letter, and equal names would share a row."""
-    with pytest.raises(ValueError, match="allowed is a list of different names"):
-        checked_names(names)
-
-
 def test_engine_must_decollate(tmp_path: Path) -> None:
     """Without decollation there are no cases to name, which is said instead of failing somewhere inside."""
     engine = SupervisedEvaluator(
@@ -231,11 +224,3 @@ def test_engine_must_decollate(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="set decollate to true"):
         engine.run()
-
-
-def test_images_without_a_file_are_numbered() -> None:
-    """Arrays from memory become the cases 0, 1 and so on until the next start."""
-    names = CaseNames()
-    assert [names._name(torch.zeros(1)), names._name(MetaTensor(torch.zeros(1)))] == [("0", ""), ("1", "")]
-    names.start()
-    assert names._name(None) == ("0", "")

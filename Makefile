@@ -1,0 +1,37 @@
+# `make demo` segments the sample scans, `make test` runs what continuous integration runs, `make docs` builds the pages.
+PYTHON ?= python3
+VENV ?= .venv
+BUNDLE := bundles/hippocampus_mr_c2fnas_cakes
+BIN := $(VENV)/bin
+
+.PHONY: demo test docs clean
+
+demo: $(VENV)/installed
+	$(BIN)/python -m monai.bundle run --config_file $(BUNDLE)/configs/inference.json --bundle_root $(BUNDLE) \
+		--output_dir demo
+	@echo
+	@echo "Label maps, pictures and volumes are in demo/:"
+	@ls demo
+
+test: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+docs: $(VENV)/installed-docs
+	$(BIN)/sphinx-build -W -b html docs docs/_build
+	@echo "The pages are in docs/_build/index.html."
+
+clean:
+	rm -rf $(VENV) demo docs/_build docs/api build *.egg-info
+
+$(VENV)/installed: setup.cfg
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e .
+	touch $@
+
+$(VENV)/installed-%: $(VENV)/installed setup.cfg
+	$(BIN)/python -m pip install --quiet -e ".[$*]"
+	touch $@

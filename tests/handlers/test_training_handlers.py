@@ -1,0 +1,120 @@
+# Copyright (c) The cakes-monai authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Handlers of a training: learning rate, seeds, clipping and inference in bfloat16, on real small trainers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import DataLoader, Dataset
+from monai.engines import SupervisedTrainer
+from monai.inferers import SlidingWindowInferer
+from monai.transforms import Compose, RandGaussianNoised
+from torch import nn
+
+from cakes_monai.handlers import EpochSeed, GradientClip, PolynomialLearningRate
+from cakes_monai.inference import AutocastInferer, has_fast_bfloat16
+
+
+class Recorder:
+    """Keeps something of every iteration."""
+
+    def __init__(self, look) -> None:
+        self.look = look
+        self.seen: list = []
+
+    def attach(self, engine) -> None:
+        """Look before the step of each iteration."""
+        from monai.engines import IterationEvents
+
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, lambda e: self.seen.append(self.look(e)))
+
+
+def trainer(handlers, epochs: int = 3, scale: float = 1.0, workers: int = 0) -> SupervisedTrainer:
+    """A linear network trained on four vectors in batches of two, with random noise."""
+    torch.manual_seed(0)
+    network = nn.Linear(2, 1)
+    data = [{"image": torch.full((2,), float(i)), "label": torch.full((1,), float(i) * scale)} for i in range(4)]
+    transform = Compose([RandGaussianNoised("image", prob=1.0, std=0.1)])
+    loader = DataLoader(Dataset(data, transform), batch_size=2, shuffle=True, num_workers=workers)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
+    made = [handler(network, optimizer) for handler in handlers]
+    return SupervisedTrainer(
+        device="cpu",
+        max_epochs=epochs,
+        train_data_loader=loader,
+        network=network,
+        optimizer=optimizer,
+        loss_function=nn.MSELoss(),
+        train_handlers=made,
+        decollate=False,
+    )
+
+
+def test_polynomial_learning_rate_by_hand() -> None:
+    """Six iterations: 0.1 * (1 - i/6)^0.9 for i = 0 to 5."""
+    recorder = Recorder(lambda engine: engine.optimizer.param_groups[0]["lr"])
+    trainer([lambda _n, optimizer: PolynomialLearningRate(optimizer, 0.1, 0.9), lambda *_: recorder]).run()
+    np.testing.assert_allclose(recorder.seen, [0.1 * (1 - i / 6) ** 0.9 for i in range(6)])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_random_numbers_depend_on_seed_and_epoch_only(workers: int) -> None:
+    """A training that starts in epoch 2 sees what the whole one saw from there, with and without worker processes."""
+
+    def batches(start: int, seed: int) -> list:
+        recorder = Recorder(lambda engine: engine.state.output["image"].clone())
+        engine = trainer([lambda *_: EpochSeed(seed), lambda *_: recorder], workers=workers)
+
+        def skip(engine) -> None:
+            engine.state.epoch, engine.state.iteration = start, 2 * start
+
+        from ignite.engine import Events
+
+        engine.add_event_handler(Events.STARTED, skip)
+        torch.rand(start + 7)  # whatever was drawn before must not matter
+        engine.run()
+        return recorder.seen
+
+    whole, rest, other = batches(0, 1), batches(1, 1), batches(0, 2)
+    assert len(whole) == 6
+    assert len(rest) == 4
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(whole[2:], rest, strict=True))
+    assert not torch.equal(whole[0], whole[2]), "epochs differ"
+    assert not torch.equal(whole[0], other[0]), "seeds differ"
+
+
+def test_gradients_are_clipped() -> None:
+    """The norm before the step is at most the given one."""
+    norm = Recorder(lambda e: float(torch.cat([p.grad.flatten() for p in e.network.parameters()]).norm()))
+    trainer([lambda network, _o: GradientClip(network, 0.5), lambda *_: norm], scale=100.0).run()
+    assert max(norm.seen) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_training_when_it_stays() -> None:
+    """The weights stay as they are; after the given number of iterations the training stops with advice."""
+    engine = trainer([lambda network, _o: GradientClip(network, 1.0, patience=4)], scale=float("inf"))
+    before = [parameter.clone() for parameter in engine.network.parameters()]
+    with pytest.raises(FloatingPointError, match="4 times in a row, the training has diverged; lower learning_rate"):
+        engine.run()
+    assert engine.state.iteration == 4
+    assert all(torch.equal(a, b) for a, b in zip(before, engine.network.parameters(), strict=True))
+
+
+def test_autocast_inferer_computes_in_bfloat16_and_returns_float32() -> None:
+    """Where the device has bfloat16 results are rounded to it; with amp false they are float32's."""
+    network, image = nn.Conv3d(1, 1, 3), torch.randn(1, 1, 5, 5, 5)
+    exact = network(image)
+    assert torch.equal(AutocastInferer(amp=False)(image, network), exact)
+    result = AutocastInferer()(image, network)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, exact, atol=0.05, rtol=0.05)
+    assert torch.equal(result, exact) != has_fast_bfloat16("cpu")
+
+
+def test_autocast_inferer_runs_the_inferer_it_is_given() -> None:
+    """Sliding windows are those of the inferer inside."""
+    network, image = nn.Conv3d(1, 1, 1), torch.randn(1, 1, 9, 9, 9)
+    windows = SlidingWindowInferer(roi_size=(4, 4, 4), overlap=0.25)
+    torch.testing.assert_close(AutocastInferer(windows, amp=False)(image, network), windows(image, network))
