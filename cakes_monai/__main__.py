@@ -12,6 +12,7 @@ import typer
 
 from cakes_monai.architecture import Architecture
 from cakes_monai.cost import PUBLISHED_COSTS, Cost, c2fnas_cost
+from cakes_monai.search import manual_architecture, split_summary
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -97,6 +98,29 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 def _number(value: float | None, unit: float, width: int, digits: int) -> str:
     return f"{'-':>{width}}" if value is None else f"{value / unit:{width}.{digits}f}"
+
+
+@app.command()
+def manual(
+    kernels: Annotated[str, typer.Option("--set", help="Name of a set (123d) or sub-kernels with commas.")],
+    granularity: Annotated[int, typer.Option(min=1, help="Channels of a sub-kernel are multiples of this.")] = 1,
+    init_filters: Annotated[int, typer.Option(min=1, help="Filters of the first convolution.")] = 32,
+) -> None:
+    """Print architecture.json with evenly divided channels on the topology of C2FNAS-Panc (CAKES, manual settings)."""
+    try:
+        names = kernels.split(",") if "x" in kernels else kernels
+        typer.echo(manual_architecture(names, granularity, init_filters).dumps(), nl=False)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+@app.command()
+def summary(architecture: Annotated[Path, typer.Argument(help="architecture.json.")]) -> None:
+    """Print the sub-kernels of every layer, and the totals that the appendix of CAKES gives."""
+    try:
+        typer.echo(split_summary(Architecture.load(architecture)).table())
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -16,7 +16,17 @@ from typing import Any
 
 from cakes_monai.atomic_file import written_whole
 
-__all__ = ["KERNEL_SETS", "OPERATIONS", "SUB_KERNELS", "Architecture", "Cell", "KernelSplit", "Topology", "kernel_size"]
+__all__ = [
+    "KERNEL_SETS",
+    "OPERATIONS",
+    "SUB_KERNELS",
+    "Architecture",
+    "Cell",
+    "KernelSplit",
+    "Topology",
+    "kernel_size",
+    "sub_kernel_set",
+]
 
 #: The sub-kernels of a 3x3x3 kernel as "DxHxW", in the one order in which channels are laid out.
 SUB_KERNELS = ("3x3x3", "1x3x3", "3x1x3", "3x3x1", "3x1x1", "1x3x1", "1x1x3")
@@ -57,6 +67,25 @@ def kernel_size(sub_kernel: str) -> tuple[int, int, int]:
     return depth, height, width
 
 
+def sub_kernel_set(kernels: str | Iterable[str]) -> tuple[str, ...]:
+    """
+    Sub-kernels in the canonical order, from the name of a set or from any sub-kernels.
+
+    Raises:
+        ValueError: for an unknown set, an unknown or repeated sub-kernel, or none at all.
+
+    Example:
+        >>> sub_kernel_set("1d")
+        ('3x1x1', '1x3x1', '1x1x3')
+    """
+    if isinstance(kernels, str) and kernels in KERNEL_SETS:
+        return KERNEL_SETS[kernels]
+    if isinstance(kernels, str):
+        raise ValueError(f"unknown set {kernels!r}, allowed are {', '.join(KERNEL_SETS)} or a list of sub-kernels.")
+    split = KernelSplit(tuple((name, 1) for name in kernels))
+    return tuple(split.as_dict())
+
+
 @dataclass(frozen=True)
 class KernelSplit:
     """
@@ -94,17 +123,27 @@ class KernelSplit:
         return cls(tuple(split.items()))
 
     @classmethod
-    def even(cls, sub_kernels: Sequence[str], out_channels: int) -> KernelSplit:
+    def even(cls, sub_kernels: Sequence[str], out_channels: int, granularity: int = 1) -> KernelSplit:
         """
         The papers' manual setting: channels divided evenly, what is left over goes to the first sub-kernel.
+
+        Args:
+            sub_kernels: the sub-kernels, in any order.
+            out_channels: channels to divide.
+            granularity: every sub-kernel gets a multiple of this many channels; 1 in the papers.
+
+        Raises:
+            ValueError: when ``granularity`` does not divide ``out_channels``.
 
         Example:
             >>> KernelSplit.even(SUB_KERNELS, 64).as_dict()["3x3x3"]
             10
         """
         ordered = sorted(sub_kernels, key=SUB_KERNELS.index)
-        share, rest = divmod(out_channels, len(ordered))
-        return cls(tuple((name, share + rest * (name == ordered[0])) for name in ordered))
+        if granularity < 1 or out_channels % granularity:
+            raise ValueError(f"granularity {granularity} does not divide {out_channels} channels.")
+        share, rest = divmod(out_channels // granularity, len(ordered))
+        return cls(tuple((name, granularity * (share + rest * (name == ordered[0]))) for name in ordered))
 
     @property
     def out_channels(self) -> int:
@@ -113,7 +152,7 @@ class KernelSplit:
 
     @property
     def taps(self) -> int:
-        """Kernel weights for one input channel: the sum over output channels of their sub-kernel's size."""
+        """Kernel weights for one input channel, which are the sizes of all output channels' sub-kernels added up."""
         return sum(count * prod(kernel_size(name)) for name, count in self.counts)
 
     def as_dict(self) -> dict[str, int]:

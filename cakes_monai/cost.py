@@ -50,7 +50,7 @@ class Cost:
 
     @property
     def paper_flops(self) -> int:
-        """FLOPs as both papers count them: multiply-adds and the element-wise operations."""
+        """FLOPs as both papers count them, multiply-adds and the element-wise operations."""
         return self.multiply_adds + sum(layer.elementwise for layer in self.layers)
 
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from monai.networks.blocks import ADN
@@ -14,7 +14,10 @@ from cakes_monai.architecture import Cell, KernelSplit
 from cakes_monai.blocks.cakes_conv import CakesConv
 from cakes_monai.blocks.transition import Factory, conv_norm_act, make_transition
 
-__all__ = ["C2FNASCell", "SubKernelOperation"]
+__all__ = ["C2FNASCell", "OperationFactory", "SubKernelOperation"]
+
+#: Makes the operation on one input of a cell from the cell's channels, its norm and its activation.
+OperationFactory = Callable[[int, Factory, Factory], nn.Module]
 
 
 class SubKernelOperation(nn.Module):
@@ -26,18 +29,20 @@ class SubKernelOperation(nn.Module):
 
     Args:
         channels: number of input and output channels C.
-        splits: split of each convolution.
+        splits: split of each convolution; the last one may give more channels than C.
         norm: norm after the last convolution.
         act: activation after the norm.
 
     Shapes:
-        - input and output: ``(N, C, D, H, W)``
+        - input: ``(N, C, D, H, W)``
+        - output: ``(N, splits[-1].out_channels, D, H, W)``
     """
 
     def __init__(self, channels: int, splits: Sequence[KernelSplit], norm: Factory, act: Factory) -> None:
         super().__init__()
+        self.out_channels = splits[-1].out_channels
         self.convs = nn.Sequential(*(CakesConv(channels, split) for split in splits))
-        self.adn = ADN("NA", in_channels=channels, norm=norm, act=act, norm_dim=3)
+        self.adn = ADN("NA", in_channels=self.out_channels, norm=norm, act=act, norm_dim=3)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102 - described above
         return self.adn(self.convs(x))
@@ -52,7 +57,8 @@ class C2FNASCell(nn.Module):
     Args:
         channels: number of channels C of the cell.
         steps: level of the cell minus level of each input (1: the input is down-sampled, -1: up-sampled).
-        cell: the operation.
+        cell: the operation, or what makes it for each input; an operation may give more than C channels
+            (``out_channels``), the 1x1x1 convolution brings them back to C.
         norm: norm after every convolution.
         act: activation after every norm.
         dropout: probability of the dropout behind the cell, 0 for none.
@@ -63,14 +69,25 @@ class C2FNASCell(nn.Module):
     """
 
     def __init__(
-        self, channels: int, steps: Sequence[int], cell: Cell, norm: Factory, act: Factory, dropout: float = 0.0
+        self,
+        channels: int,
+        steps: Sequence[int],
+        cell: Cell | OperationFactory,
+        norm: Factory,
+        act: Factory,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.preprocessing = nn.ModuleList(make_transition(step, channels, norm, act) for step in steps)
-        self.operations = nn.ModuleList(
-            SubKernelOperation(channels, cell.convolutions(branch, channels), norm, act) for branch in range(len(steps))
-        )
-        self.postprocessing = conv_norm_act(channels, channels, 1, norm, act)
+        operations = [
+            SubKernelOperation(channels, cell.convolutions(branch, channels), norm, act)
+            if isinstance(cell, Cell)
+            else cell(channels, norm, act)
+            for branch in range(len(steps))
+        ]
+        self.operations = nn.ModuleList(operations)
+        width = int(operations[0].out_channels)  # type: ignore[arg-type]  # what an OperationFactory makes has it
+        self.postprocessing = conv_norm_act(width, channels, 1, norm, act)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, inputs: list[Tensor]) -> Tensor:  # noqa: D102 - described above

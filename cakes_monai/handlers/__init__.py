@@ -8,6 +8,7 @@ from cakes_monai.handlers.case_report import CaseReport
 from cakes_monai.handlers.checkpoint import ModelLoader, ModelSaver, TrainingCheckpoint
 from cakes_monai.handlers.contour_pictures import ContourPictures
 from cakes_monai.handlers.early_stop import EarlyStop
+from cakes_monai.handlers.epoch_log import EpochLog
 from cakes_monai.handlers.epoch_seed import EpochSeed
 from cakes_monai.handlers.gradient_clip import GradientClip
 from cakes_monai.handlers.path_sampler import PathSampler
@@ -19,6 +20,7 @@ __all__ = [
     "CaseReport",
     "ContourPictures",
     "EarlyStop",
+    "EpochLog",
     "EpochSeed",
     "GradientClip",
     "ModelLoader",

@@ -15,6 +15,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from monai.networks.utils import get_state_dict
+from monai.utils import str2bool
 from torch import nn
 
 from cakes_monai.atomic_file import written_whole
@@ -85,11 +86,12 @@ class TrainingCheckpoint:
         objects: what has a ``state_dict``, by name: network, optimizer ...
         validator: its best metric and the epoch of it are kept as well.
         identity: what must be the same when resuming, by name: fold, seed, architecture ...
-        resume: whether to go on from ``path``; when the file does not exist the training starts anew.
+        resume: whether to go on from ``path``; when the file does not exist the training starts anew. Also "true" and
+            "false", which is what a command line gives.
         interval: epochs between two checkpoints; the last epoch is always saved.
 
     Raises:
-        ValueError: when resuming and the checkpoint is not of this training.
+        ValueError: for a ``resume`` that is neither, and when the checkpoint is not of this training.
     """
 
     def __init__(
@@ -98,14 +100,14 @@ class TrainingCheckpoint:
         objects: Mapping[str, Any],
         validator: Evaluator | None = None,
         identity: Mapping[str, Any] | None = None,
-        resume: bool = False,
+        resume: bool | str = False,
         interval: int = 1,
     ) -> None:
         self.path = Path(path)
         self.objects = objects
         self.validator = validator
         self.identity = dict(identity or {})
-        self.resume = resume
+        self.resume = str2bool(resume)
         self.interval = interval
 
     def attach(self, engine: Engine) -> None:

@@ -5,5 +5,6 @@
 from __future__ import annotations
 
 from cakes_monai.inference.autocast_inferer import AutocastInferer, has_fast_bfloat16
+from cakes_monai.inference.path_latency import latency_table, measure_path_latency, path_layers
 
-__all__ = ["AutocastInferer", "has_fast_bfloat16"]
+__all__ = ["AutocastInferer", "has_fast_bfloat16", "latency_table", "measure_path_latency", "path_layers"]

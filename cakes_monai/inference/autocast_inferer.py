@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from monai.inferers import Inferer, SimpleInferer
+from monai.utils import str2bool
 from torch import Tensor
 
 __all__ = ["AutocastInferer", "has_fast_bfloat16"]
@@ -34,13 +35,13 @@ class AutocastInferer(Inferer):
 
     Args:
         inferer: what runs the network, by default SimpleInferer.
-        amp: whether to use bfloat16 at all.
+        amp: whether to use bfloat16 at all; also "true" and "false", which is what a command line gives.
     """
 
-    def __init__(self, inferer: Inferer | None = None, amp: bool = True) -> None:
+    def __init__(self, inferer: Inferer | None = None, amp: bool | str = True) -> None:
         super().__init__()
         self.inferer = inferer or SimpleInferer()
-        self.amp = amp
+        self.amp = str2bool(amp)
 
     def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> Any:
         """Run ``network`` on ``inputs`` as the wrapped inferer does."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
-from cakes_monai.nets.c2fnas import C2FNAS
+from cakes_monai.nets.c2fnas import C2FNAS, C2FNASBackbone
+from cakes_monai.nets.c2fnas_supernet import PRIORITIES, C2FNASSupernet
 
-__all__ = ["C2FNAS"]
+__all__ = ["C2FNAS", "PRIORITIES", "C2FNASBackbone", "C2FNASSupernet"]

@@ -1,0 +1,149 @@
+# Copyright (c) The cakes-monai authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Time and peak memory of a training step of the super-networks, over those of the dense 3D network, in one run."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from monai.losses import DiceCELoss
+from torch import nn
+
+from cakes_monai.architecture import Architecture
+from cakes_monai.atomic_file import written_whole
+from cakes_monai.blocks import SampledPaths, draw_paths, set_execution
+from cakes_monai.nets import C2FNAS, C2FNASSupernet
+
+NETWORKS = ("dense 3D", "performance", "cost")
+
+
+def main(
+    size: Annotated[tuple[int, int, int], typer.Option(help="Voxels of the patch along D, H, W.")] = (32, 48, 32),
+    batch_size: Annotated[int, typer.Option(min=1)] = 2,
+    init_filters: Annotated[int, typer.Option(min=1)] = 14,
+    sub_kernels: Annotated[str, typer.Option(help="Set of candidates.")] = "123d",
+    execution: Annotated[str, typer.Option(help="Of the performance super-network: dense or separate.")] = "dense",
+    steps: Annotated[int, typer.Option(min=1, help="Measured steps of each network, taken in turns.")] = 7,
+    amp: Annotated[bool, typer.Option(help="bfloat16.")] = False,
+    networks: Annotated[str, typer.Option(help="Comma-separated.")] = "dense 3D,performance,cost",
+    output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """Measure, print and write."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    names = networks.split(",")
+    setting: dict[str, Any] = {
+        "size": size,
+        "batch_size": batch_size,
+        "init_filters": init_filters,
+        "sub_kernels": sub_kernels,
+        "execution": execution,
+        "amp": amp,
+        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "steps": steps,
+    }
+    runs = {name: _step(name, setting, device) for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for round_number in range(steps + 2):
+        for name, run in runs.items():
+            elapsed = _timed(run, device)
+            if round_number >= 2:  # the first ones make states and choose algorithms
+                seconds[name].append(elapsed)
+    del runs
+    memory = {name: _memory(name, setting, device) for name in names}
+    rows = {
+        name: {"seconds": statistics.median(seconds[name]), "all_seconds": seconds[name], "mib": memory[name]}
+        for name in names
+    }
+    first = rows[names[0]]
+    for name, row in rows.items():
+        row["time_ratio"], row["memory_ratio"] = row["seconds"] / first["seconds"], row["mib"] / first["mib"]
+        typer.echo(
+            f"{name:12} {row['seconds'] * 1e3:9.1f} ms  x{row['time_ratio']:.2f}   "
+            f"{row['mib']:9.1f} MiB  x{row['memory_ratio']:.2f}"
+        )
+    if output is not None:
+        with written_whole(output) as temporary:
+            temporary.write_text(json.dumps({"setting": setting, "networks": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+def _network(name: str, setting: dict[str, Any]) -> nn.Module:
+    dense = Architecture.published("c2fnas-3d")
+    filters = setting["init_filters"]
+    if name == "dense 3D":
+        return set_execution(C2FNAS(1, 3, dense, filters), "dense")
+    network = C2FNASSupernet(1, 3, dense.topology, setting["sub_kernels"], name, filters)
+    return set_execution(network, setting["execution"] if name == "performance" else "separate")
+
+
+def _step(name: str, setting: dict[str, Any], device: str) -> Callable[[], None]:
+    """A training step as a bundle does it: loss, backward, SGD with momentum."""
+    torch.manual_seed(0)
+    network = _network(name, setting).to(device)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=4e-5)
+    loss = DiceCELoss(to_onehot_y=True, softmax=True)
+    shape = (setting["batch_size"], 1, *setting["size"])
+    image, label = torch.randn(shape, device=device), torch.randint(3, shape, device=device)
+    sampled = any(isinstance(module, SampledPaths) for module in network.modules())
+    count = 0
+
+    def step() -> None:
+        nonlocal count
+        count += 1
+        if sampled:
+            draw_paths(network, 0, count)
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16, enabled=setting["amp"]):
+            logits = network(image)
+        loss(logits.float(), label).backward()
+        optimizer.step()
+
+    return step
+
+
+def _timed(run: Callable[[], None], device: str) -> float:
+    start = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _memory(name: str, setting: dict[str, Any], device: str) -> float:
+    """Peak MiB of network, optimiser, activations and gradients, in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak, (name, setting, device))
+
+
+def _peak(name: str, setting: dict[str, Any], device: str) -> float:
+    torch.set_num_threads(setting["threads"])
+    if device == "cpu":
+        warm = nn.Conv3d(1, 8, 3)(torch.randn(1, 1, 16, 16, 16)).sum()
+        warm.backward()  # libraries are loaded before the count starts
+        before = _resident_peak()
+    run = _step(name, setting, device)
+    for _ in range(3):
+        run()
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return _resident_peak() - before
+
+
+def _resident_peak() -> float:
+    """Peak MiB of this process; getrusage would count the parent's as well."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
+
+
+if __name__ == "__main__":
+    typer.run(main)

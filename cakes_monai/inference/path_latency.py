@@ -1,0 +1,169 @@
+# Copyright (c) The cakes-monai authors.
+# SPDX-License-Identifier: Apache-2.0
+"""How long each candidate sub-kernel of a super-network takes on this machine, for the real shape of its layer."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from cakes_monai.atomic_file import written_whole
+from cakes_monai.blocks import CakesConv, SampledPaths, path_operations
+from cakes_monai.search import PathLayer
+
+__all__ = ["latency_table", "measure_path_latency", "path_layers"]
+
+logger = logging.getLogger(__name__)
+
+_LEAST_SECONDS = 1e-3  # of one measurement
+_BUSY = 0.5  # interquartile range over median
+
+Cache = str | os.PathLike[str] | None
+
+
+def path_layers(network: nn.Module, input_shape: Sequence[int]) -> dict[str, PathLayer]:
+    """
+    Shapes of the layers with candidate sub-kernels; nothing is computed.
+
+    Args:
+        network: a super-network.
+        input_shape: ``(N, C, D, H, W)`` of the network's input.
+
+    Raises:
+        ValueError: when the network has no paths.
+    """
+    path_operations(network)
+    bare = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+    shadow = copy.deepcopy(bare).to("meta").train()
+    layers: dict[str, PathLayer] = {}
+    for name, operation in path_operations(shadow).items():
+        if isinstance(operation, SampledPaths):
+            operation.draw(torch.Generator())
+        operation.register_forward_pre_hook(lambda m, x, name=name: layers.update({name: _path_layer(m, x[0].shape)}))
+    with torch.no_grad():
+        shadow(torch.empty(*input_shape, device="meta"))
+    return {name: layers[name] for name in path_operations(shadow)}
+
+
+def _path_layer(operation: Any, shape: torch.Size) -> PathLayer:
+    batch, channels, depth, height, width = shape
+    size = (depth, height, width)
+    return PathLayer(operation.sub_kernels, channels, operation.channels, size, operation.conv.stride, batch)
+
+
+def measure_path_latency(
+    layers: Mapping[str, PathLayer],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    cache: Cache = None,
+    rounds: int = 15,
+) -> dict[str, tuple[float, ...]]:
+    """
+    Milliseconds of every layer's convolution when all its channels have the same sub-kernel.
+
+    The sub-kernels of a layer are measured in turns, round after round, so that what else the machine does meets all
+    of them; the median over the rounds counts. A busy machine is warned of.
+
+    Args:
+        layers: what :func:`path_layers` found; layers of one shape are measured once.
+        device: where to measure.
+        dtype: type of input and weights.
+        cache: JSON file of former measurements; it is completed, and made when it does not exist.
+        rounds: number of measurements.
+
+    Returns:
+        For each layer the median time with each of its sub-kernels.
+
+    Raises:
+        ValueError: when ``cache`` is not such a file.
+    """
+    device = torch.device(device)
+    known = _read(cache)
+    found = {}
+    for name, layer in layers.items():
+        keys = [_key(layer, sub_kernel, device, dtype) for sub_kernel in layer.sub_kernels]
+        if not all(key in known for key in keys):
+            known.update(zip(keys, _measured(name, layer, device, dtype, rounds), strict=True))
+            _write(cache, known)
+        found[name] = tuple(known[key] for key in keys)
+    return found
+
+
+def latency_table(layers: Mapping[str, PathLayer], milliseconds: Mapping[str, Sequence[float]]) -> str:
+    """One line for each layer: its channels, the size of its input, and the ms of each sub-kernel."""
+    names = next(iter(layers.values())).sub_kernels
+    width = max(len(name) for name in layers)
+    lines = [f"{'ms':{width}} {'channels':>9} {'size':>11} " + " ".join(f"{name:>9}" for name in names)]
+    for name, layer in layers.items():
+        size = "x".join(str(length) for length in layer.size)
+        times = " ".join(f"{ms:9.4f}" for ms in milliseconds[name])
+        lines.append(f"{name:{width}} {layer.out_channels:9d} {size:>11} {times}")
+    return "\n".join(lines)
+
+
+def _measured(name: str, layer: PathLayer, device: torch.device, dtype: torch.dtype, rounds: int) -> list[float]:
+    image = torch.zeros(layer.batch, layer.in_channels, *layer.size, device=device, dtype=dtype)
+    convs = [
+        CakesConv(layer.in_channels, {sub_kernel: layer.out_channels}, layer.stride).to(device, dtype)
+        for sub_kernel in layer.sub_kernels
+    ]
+    with torch.inference_mode():
+        times = np.array([[_milliseconds(partial(conv, image), device) for conv in convs] for _ in range(rounds + 2)])
+    times = times[2:]  # without the rounds in which libraries set themselves up
+    medians = np.median(times, axis=0)
+    spread = float(np.max(np.subtract(*np.percentile(times, (75, 25), axis=0)) / medians))
+    logger.info("%s: %s ms", name, ", ".join(f"{ms:.4f}" for ms in medians))
+    if spread > _BUSY:
+        logger.warning("%s: measured times differ by %.0f %%, is the machine busy?", name, 100 * spread)
+    return [float(ms) for ms in medians]
+
+
+def _milliseconds(run: Callable[[], Any], device: torch.device) -> float:
+    """Mean time of a few runs, which together are long enough for the clock."""
+    count = 0
+    start = end = time.perf_counter()
+    while end - start < _LEAST_SECONDS:
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        count, end = count + 1, time.perf_counter()
+    return (end - start) / count * 1e3
+
+
+def _key(layer: PathLayer, sub_kernel: str, device: torch.device, dtype: torch.dtype) -> str:
+    """All that the time depends on, in words."""
+    machine = f"{platform.node()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    if device.type == "cuda":
+        machine = torch.cuda.get_device_name(device)
+    sizes = (layer.batch, layer.in_channels, *layer.size)
+    return (
+        f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}, {dtype}, input "
+        f"{'x'.join(map(str, sizes))}, {layer.out_channels} channels, stride {layer.stride}, {sub_kernel}"
+    )
+
+
+def _read(cache: Cache) -> dict[str, float]:
+    if cache is None or not Path(cache).exists():
+        return {}
+    try:
+        return {str(key): float(value) for key, value in json.loads(Path(cache).read_text(encoding="utf-8")).items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{cache}: is no file of measured times ({error}); delete it to measure anew.") from error
+
+
+def _write(cache: Cache, known: Mapping[str, float]) -> None:
+    if cache is not None:
+        with written_whole(cache) as temporary:
+            temporary.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,109 @@
+# Copyright (c) The cakes-monai authors.
+# SPDX-License-Identifier: Apache-2.0
+"""From the ranking of a search to architecture.json and the file with the sub-kernel of every channel."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cakes_monai.architecture import Architecture, Cell, KernelSplit, Topology, sub_kernel_set
+from cakes_monai.atomic_file import written_whole
+from cakes_monai.search.kernel_ranking import Ranking
+from cakes_monai.search.split_summary import split_summary
+
+__all__ = ["KernelDerivation", "derived_architecture", "manual_architecture"]
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class KernelDerivation:
+    """
+    What a kernel search found.
+
+    Args:
+        architecture: the network to train from scratch.
+        ranking: the paths it was made of.
+    """
+
+    architecture: Architecture
+    ranking: Ranking
+
+    def to_json(self) -> dict[str, Any]:
+        """Origin, summary and the channels of the super-network that each sub-kernel was kept for."""
+        layers = {
+            name: {"channels": {kernel: list(c) for kernel, c in kept.channels.items()}, "weight": kept.weight}
+            for name, kept in self.ranking.layers.items()
+        }
+        summary = split_summary(self.architecture)
+        return {
+            "format": _FORMAT,
+            "origin": dict(self.architecture.origin),
+            "weight": self.ranking.weight,
+            "weight_bound": self.ranking.bound,
+            "cost": self.ranking.cost,
+            "dimensions": summary.dimensions,
+            "axes": summary.axes,
+            "layers": layers,
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write :meth:`to_json`, whole or not at all."""
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps(self.to_json()) + "\n", encoding="utf-8")
+
+
+def derived_architecture(topology: Topology, ranking: Ranking, origin: Mapping[str, Any]) -> Architecture:
+    """
+    The architecture with the splits of a ranking.
+
+    Args:
+        topology: levels of the cells of the super-network.
+        ranking: layers named ``cells.<cell>.operations.<input>``.
+        origin: how it came about.
+
+    Raises:
+        ValueError: when a layer of the topology is not in the ranking.
+    """
+    cells = []
+    for cell, inputs in enumerate(topology.inputs):
+        names = [f"cells.{cell}.operations.{branch}" for branch in range(len(inputs))]
+        if missing := [name for name in names if name not in ranking.layers]:
+            raise ValueError(f"the ranking lacks {', '.join(missing)}.")
+        cells.append(Cell("cakes", tuple(ranking.layers[name].split for name in names)))
+    return Architecture(topology, tuple(cells), dict(origin))
+
+
+def manual_architecture(
+    sub_kernels: str | Iterable[str],
+    granularity: int = 1,
+    init_filters: int = 32,
+    levels: Sequence[int] | None = None,
+) -> Architecture:
+    """
+    The papers' manual setting: channels divided evenly, the rest to the first sub-kernel.
+
+    Args:
+        sub_kernels: name of a set or a list.
+        granularity: every sub-kernel gets a multiple of this many channels; 1 in the papers.
+        init_filters: filters of the first convolution.
+        levels: levels of the cells; None are those of C2FNAS-Panc.
+
+    Raises:
+        ValueError: for an unknown set or sub-kernel, or a granularity that does not divide a layer.
+    """
+    names = sub_kernel_set(sub_kernels)
+    topology = Architecture.published("c2fnas-3d").topology if levels is None else Topology(tuple(levels))
+    cells = []
+    for cell, (level, inputs) in enumerate(zip(topology.levels, topology.inputs, strict=True)):
+        try:
+            split = KernelSplit.even(names, init_filters * 2 ** (level + 1), granularity)
+        except ValueError as error:
+            raise ValueError(f"cells[{cell}]: {error}") from error
+        cells.append(Cell("cakes", (split,) * len(inputs)))
+    origin = {"manual": list(names), "granularity": granularity}
+    return Architecture(topology, tuple(cells), origin)

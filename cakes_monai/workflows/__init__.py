@@ -1,0 +1,10 @@
+# Copyright (c) The cakes-monai authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Stages of a search, from networks and deciders."""
+
+from __future__ import annotations
+
+from cakes_monai.workflows.architecture_saver import ArchitectureSaver
+from cakes_monai.workflows.kernel_search import derive_kernels
+
+__all__ = ["ArchitectureSaver", "derive_kernels"]
