@@ -4,7 +4,7 @@ VENV ?= .venv
 BUNDLE := bundles/hippocampus_mr_c2fnas_cakes
 BIN := $(VENV)/bin
 
-.PHONY: demo test docs clean
+.PHONY: demo test test-oldest docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m monai.bundle run --config_file $(BUNDLE)/configs/inference.json --bundle_root $(BUNDLE) \
@@ -19,12 +19,22 @@ test: $(VENV)/installed-test
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
+# The lower bounds of setup.cfg, in an environment of its own.
+test-oldest:
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --upgrade pip
+	sed -n '/^install_requires/,/^$$/s/^ *\([a-z-]*\)>=/\1==/p' setup.cfg > .venv-oldest/requirements.txt
+	.venv-oldest/bin/python -m pip install --quiet -r .venv-oldest/requirements.txt pytest==8.2 pytest-xdist==3.6.1 \
+		jsonschema==4.23
+	.venv-oldest/bin/python -m pip install --quiet --no-deps -e .
+	OMP_NUM_THREADS=1 .venv-oldest/bin/pytest -n 2 --dist loadfile
+
 docs: $(VENV)/installed-docs
 	$(BIN)/sphinx-build -W -b html docs docs/_build
 	@echo "The pages are in docs/_build/index.html."
 
 clean:
-	rm -rf $(VENV) demo docs/_build docs/api build *.egg-info
+	rm -rf $(VENV) .venv-oldest demo docs/_build docs/api build *.egg-info
 
 $(VENV)/installed: setup.cfg
 	$(PYTHON) -m venv $(VENV)

@@ -32,16 +32,24 @@ class SubKernelOperation(nn.Module):
         splits: split of each convolution; the last one may give more channels than C.
         norm: norm after the last convolution.
         act: activation after the norm.
+        stride: stride of the first convolution.
 
     Shapes:
         - input: ``(N, C, D, H, W)``
-        - output: ``(N, splits[-1].out_channels, D, H, W)``
+        - output: ``(N, splits[-1].out_channels, D/stride, H/stride, W/stride)``
     """
 
-    def __init__(self, channels: int, splits: Sequence[KernelSplit], norm: Factory, act: Factory) -> None:
+    def __init__(
+        self,
+        channels: int,
+        splits: Sequence[KernelSplit],
+        norm: Factory,
+        act: Factory,
+        stride: Sequence[int] | int = 1,
+    ) -> None:
         super().__init__()
         self.out_channels = splits[-1].out_channels
-        self.convs = nn.Sequential(*(CakesConv(channels, split) for split in splits))
+        self.convs = nn.Sequential(*(CakesConv(channels, split, 1 if i else stride) for i, split in enumerate(splits)))
         self.adn = ADN("NA", in_channels=self.out_channels, norm=norm, act=act, norm_dim=3)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102 - described above

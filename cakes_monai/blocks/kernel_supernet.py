@@ -26,7 +26,9 @@ class SampledPaths(nn.Module):
     CAKES (Yu et al., AAAI 2021), "Performance-Priority Search". In training the paths are those of the last
     :meth:`draw`; in eval those with the largest gate of each channel (equation 9), or those of :meth:`keep`. Every
     parameter takes part in every iteration, an undrawn path with a gradient of zero, so DistributedDataParallel needs
-    no search for unused parameters.
+    no search for unused parameters. (An optimizer with momentum or weight decay moves such a path nevertheless.)
+
+    With GroupNorm a derived network, whose channels lie sub-kernel after sub-kernel, has other channels in a group.
 
     Args:
         in_channels: number of input channels.
@@ -85,7 +87,7 @@ class SampledPaths(nn.Module):
         Evaluate other paths than those with the largest gates.
 
         Args:
-            channels: the channels of each sub-kernel; None returns to the largest gates.
+            channels: the channels of each sub-kernel, the same on all ranks; None returns to the largest gates.
 
         Raises:
             ValueError: unless every channel has exactly one sub-kernel.
@@ -138,19 +140,27 @@ class ConcatenatedPaths(SubKernelOperation):
         sub_kernels: candidates: the name of a set or a list.
         norm: norm over the channels of all paths, it must have scales.
         act: activation after the norm.
+        stride: stride along D, H and W.
 
     Raises:
         ValueError: for unknown sub-kernels or a norm without scales.
 
     Shapes:
         - input: ``(N, C, D, H, W)``
-        - output: ``(N, sub-kernels * C, D, H, W)``
+        - output: ``(N, sub-kernels * C, D/stride, H/stride, W/stride)``
     """
 
-    def __init__(self, channels: int, sub_kernels: str | Iterable[str], norm: Factory, act: Factory) -> None:
+    def __init__(
+        self,
+        channels: int,
+        sub_kernels: str | Iterable[str],
+        norm: Factory,
+        act: Factory,
+        stride: Sequence[int] | int = 1,
+    ) -> None:
         names = sub_kernel_set(sub_kernels)
         every_path = KernelSplit(tuple((name, channels) for name in names))
-        super().__init__(channels, [every_path], norm_of_all_paths(norm, len(names), channels), act)
+        super().__init__(channels, [every_path], norm_of_all_paths(norm, len(names), channels), act, stride)
         self.sub_kernels = names
         self.channels = channels
         self.kept: Tensor | None
@@ -173,7 +183,7 @@ class ConcatenatedPaths(SubKernelOperation):
         In eval, set the outputs of all other paths to zero.
 
         Args:
-            channels: the channels of each sub-kernel; None returns to all paths.
+            channels: the channels of each sub-kernel, the same on all ranks; None returns to all paths.
         """
         kept = torch.zeros_like(self.gates, requires_grad=False)
         for name, chosen in (channels or {}).items():

@@ -76,7 +76,10 @@ def keep_paths(network: nn.Module, channels: Mapping[str, Mapping[str, Sequence[
         channels: for every layer the channels of each sub-kernel; None returns to what the priority does without.
 
     Raises:
-        ValueError: when performance priority gets a channel with none or several sub-kernels.
+        ValueError: when a layer is missing, or performance priority gets a channel with none or several sub-kernels.
     """
-    for name, operation in path_operations(network).items():
+    operations = path_operations(network)
+    if channels is not None and (missing := operations.keys() - channels.keys()):
+        raise ValueError(f"no paths to keep are given for {', '.join(sorted(missing))}.")
+    for name, operation in operations.items():
         operation.keep(None if channels is None else channels[name])

@@ -58,7 +58,8 @@ class EpochLog:
             str(timedelta(seconds=round(self._times[-1]))),
             f"{timedelta(seconds=round(left))} left",
         ]
-        logger.info("epoch %d/%d: %s%s", engine.state.epoch, engine.state.max_epochs, ", ".join(parts), self._validation())
+        state, text = engine.state, ", ".join(parts) + self._validation()
+        logger.info("epoch %d/%d: %s", state.epoch, state.max_epochs, text)
 
     def _start(self, engine: Engine) -> None:
         self._losses = []

@@ -77,18 +77,19 @@ def _measured_by_one(
     return {name: tuple(next(times) for _ in layer.sub_kernels) for name, layer in layers.items()}
 
 
-def gate_penalty(network: nn.Module, betas: Betas) -> Tensor:
+def gate_penalty(network: nn.Module, betas: str | Betas = "params") -> Tensor:
     """
     Sum of ``beta * |alpha|`` over all gates (CAKES, equation 10), in float32 also under autocast.
 
     Args:
         network: super-network; every gate counts once.
-        betas: for each layer the weight of each sub-kernel, see :func:`gate_betas`.
+        betas: for each layer the weight of each sub-kernel, see :func:`gate_betas`; or "params".
 
     Raises:
         ValueError: when betas do not fit the network.
     """
-    return _penalty(network, _beta_of_every_gate(network, betas))
+    given = gate_betas(network, betas) if isinstance(betas, str) else betas
+    return _penalty(network, _beta_of_every_gate(network, given))
 
 
 def _beta_of_every_gate(network: nn.Module, betas: Betas) -> Tensor:

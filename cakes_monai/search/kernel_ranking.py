@@ -77,10 +77,10 @@ def rank_kernels(
     Choose the paths with the largest total weight.
 
     Of equal gates the first sub-kernel in the canonical order wins, then the first channel. Without a budget the
-    result is exact: by sorting, or for "argmax" with a granularity by an integer program, to 1e-9 of the largest gate.
-    With a budget the total weight is at most ``tolerance`` (relative) below the best one; ``bound`` says how far it
-    can be. Where several choices are equally good under these programs, which one it is depends on the solver (HiGHS
-    of scipy), not on chance.
+    result is exact: by sorting, or for "argmax" with a granularity by an integer program, to 1e-6 of the largest gate.
+    With a budget the total weight is at most ``tolerance`` (relative) below the best one, unless the program ends
+    before at its limit of nodes; ``bound`` says how far it can be in any case. Where several choices are equally good
+    under these programs, which one it is depends on the solver (HiGHS of scipy), not on chance.
 
     Args:
         gates: for each layer the gate magnitudes ``(sub-kernels, C)``.

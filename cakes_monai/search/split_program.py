@@ -42,7 +42,7 @@ def best_counts(
         one_for_each_channel: whether every channel keeps one path; otherwise a layer keeps any C of its paths.
         budget: costs; ``limit`` is used instead of its own limit.
         limit: largest total cost.
-        tolerance: relative distance from the best total weight at which to stop.
+        tolerance: relative distance from the best total weight at which to stop; 0 goes on to the best.
 
     Returns:
         The numbers, and an upper bound of the total weight.
@@ -95,7 +95,7 @@ def _solve(
         integrality=np.concatenate([np.zeros(len(weights)), np.ones(len(most))]),
         bounds=Bounds(0, np.concatenate([np.ones(len(weights)), most])),
         constraints=constraints,
-        options={"mip_rel_gap": tolerance, "node_limit": _MAX_NODES},
+        options={"mip_rel_gap": tolerance} | ({"node_limit": _MAX_NODES} if tolerance else {}),
     )
     if solution.x is None:
         raise ValueError(f"no split found within the budget ({solution.message}).")

@@ -175,16 +175,17 @@ def test_a_draw_is_not_part_of_the_state() -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS, ids=str)
-def test_concatenated_paths_are_convolutions_side_by_side(norm) -> None:
+@pytest.mark.parametrize("stride", [1, (1, 2, 2)])
+def test_concatenated_paths_are_convolutions_side_by_side(norm, stride) -> None:
     """Cost priority: for every sub-kernel its own convolution and norm; groups never mix sub-kernels."""
     torch.manual_seed(0)
-    operation = randomised(ConcatenatedPaths(4, "123d", norm, "RELU"))
+    operation = randomised(ConcatenatedPaths(4, "123d", norm, "RELU", stride))
     x = torch.randn(2, 4, 5, 6, 4, dtype=torch.float64)
     output = operation(x).split(4, dim=1)
     weights, biases = operation.gates, operation.adn.N.bias.view(7, 4)
     for path, name in enumerate(SUB_KERNELS):
         kernel = operation.conv.sub_kernels[name].weight
-        dense = F.conv3d(x, kernel, padding=[taps // 2 for taps in kernel_size(name)])
+        dense = F.conv3d(x, kernel, stride=stride, padding=[taps // 2 for taps in kernel_size(name)])
         torch.testing.assert_close(output[path], normalised(norm, dense, weights[path], biases[path]).relu())
 
 

@@ -30,7 +30,7 @@ def test_penalty_by_hand(priority: str) -> None:
     (operation,) = path_operations(network).values()
     with torch.no_grad():
         operation.gates.copy_(torch.tensor([-2.0, 1, 1, 1, 3, 3, 3])[:, None].expand(7, 4))
-    penalty = gate_penalty(network, gate_betas(network))
+    penalty = gate_penalty(network)
     assert penalty.item() == pytest.approx(4 * (2 * 9 + 3 * 1 * 3 + 3 * 3 * 1) / 13)
     penalty.backward()
     gates = operation.adn.N.weight if priority == "cost" else operation.norm.norm.weight

@@ -144,6 +144,12 @@ def test_what_is_refused(options, message: str) -> None:
         C2FNASSupernet(**{"in_channels": 1, "out_channels": 2, "topology": Topology((0,)), **options})
 
 
+def test_kept_paths_are_given_for_every_layer() -> None:
+    """A missing layer is named."""
+    with pytest.raises(ValueError, match=r"no paths to keep are given for cells\.0\.operations\.0, cells\.1"):
+        keep_paths(supernet(), {})
+
+
 def test_nothing_to_draw() -> None:
     """Cost priority draws no paths, and a derived network has none."""
     with pytest.raises(ValueError, match="computes all its paths"):
