@@ -114,7 +114,7 @@ def _read(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
         return {"settings": settings, "versions": versions, "runs": {}, "latency": {}}
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if content["settings"] != settings:
-        raise typer.BadParameter(f"{path} has results with {content['settings']}, this is {settings}; use --results.")
+        raise SystemExit(f"{path}: has results with {content['settings']}, this is {settings}; use --results.")
     return content
 
 
