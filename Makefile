@@ -27,7 +27,7 @@ test-oldest:
 	.venv-oldest/bin/python -m pip install --quiet -r .venv-oldest/requirements.txt pytest==8.2 pytest-xdist==3.6.1 \
 		jsonschema==4.23
 	.venv-oldest/bin/python -m pip install --quiet --no-deps -e .
-	OMP_NUM_THREADS=1 .venv-oldest/bin/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 .venv-oldest/bin/pytest -n 2 --dist loadfile -o filterwarnings=default  # old libraries warn of each other
 
 docs: $(VENV)/installed-docs
 	$(BIN)/sphinx-build -W -b html docs docs/_build
