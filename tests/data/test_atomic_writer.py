@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-import logging
 import gzip
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
