@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -125,7 +126,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 def _piece(row: Row, seed: int, dataset_dir: Path, runs: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Search (if the row is searched), train and evaluate; each goes on from its checkpoint."""
-    folder = (runs / row.name.replace(" ", "_").replace(",", "") / str(seed)).resolve()
+    folder = (runs / re.sub(r"\W+", "_", row.name) / str(seed)).resolve()
     common = {
         "bundle_root": BUNDLE,
         "dataset_dir": dataset_dir,
