@@ -5,7 +5,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +144,16 @@ def test_a_checkpoint_of_another_search_is_refused(searched: Any, small_search: 
     before = (tmp_path / "eval" / "architecture.json").read_bytes()
     assert "search_checkpoint.pt: was written with sub_kernels 123d, this training has 12d" in run.messages()
     assert (tmp_path / "eval" / "architecture.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("priority", ["performance", "cost"])
+def test_two_processes(priority: str, small_search: Any, tmp_path: Path) -> None:
+    """Two processes (torchrun, gloo) search together and write one architecture."""
+    run = small_search(tmp_path, priority=priority, max_epochs=2, batch_size=2)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc_per_node=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [*torchrun, *run.command("multi_gpu_train.json")]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert run.checkpoint["iteration"] == 2 * 2  # 8 volumes, two processes, two a batch: two iterations an epoch
+    assert found(run).origin["priority"] == priority
