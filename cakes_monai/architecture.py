@@ -24,6 +24,7 @@ __all__ = [
     "Cell",
     "KernelSplit",
     "Topology",
+    "even_cells",
     "kernel_size",
     "sub_kernel_set",
 ]
@@ -247,6 +248,31 @@ class Cell:
         return tuple(KernelSplit(((name, channels),)) for name in _FIXED_OPERATIONS[self.operation])
 
 
+def even_cells(
+    topology: Topology, sub_kernels: Sequence[str], init_filters: int, granularity: int = 1
+) -> tuple[Cell, ...]:
+    """
+    Cells of the papers' manual setting: the channels of every convolution divided evenly.
+
+    Args:
+        topology: levels of the cells.
+        sub_kernels: the sub-kernels that share the channels.
+        init_filters: filters of the first convolution.
+        granularity: every sub-kernel gets a multiple of this many channels.
+
+    Raises:
+        ValueError: as :meth:`KernelSplit.even`, naming the cell.
+    """
+    cells = []
+    for cell, (level, inputs) in enumerate(zip(topology.levels, topology.inputs, strict=True)):
+        try:
+            split = KernelSplit.even(sub_kernels, init_filters * 2 ** (level + 1), granularity)
+        except ValueError as error:
+            raise ValueError(f"cells[{cell}]: {error}") from error
+        cells.append(Cell("cakes", (split,) * len(inputs)))
+    return tuple(cells)
+
+
 @dataclass(frozen=True)
 class Architecture:
     """
@@ -324,7 +350,7 @@ class Architecture:
         elif family == "c2fnas" and kind in _FIXED_OPERATIONS:
             cells = (Cell(kind),) * len(_C2FNAS_LEVELS)
         elif family == "cakes-manual" and kind in ("1d", "2d", "123d"):
-            cells = cls._even_cells(topology, KERNEL_SETS[kind], init_filters)
+            cells = even_cells(topology, KERNEL_SETS[kind], init_filters)
         else:
             raise ValueError(f"no published architecture {name!r}, there are {', '.join(cls.published_names())}.")
         return cls(topology, cells, {"published": name})
@@ -340,13 +366,6 @@ class Architecture:
             "cakes-manual-1d",
             "cakes-manual-2d",
             "cakes-manual-123d",
-        )
-
-    @staticmethod
-    def _even_cells(topology: Topology, sub_kernels: Sequence[str], init_filters: int) -> tuple[Cell, ...]:
-        splits = [KernelSplit.even(sub_kernels, init_filters * 2 ** (level + 1)) for level in topology.levels]
-        return tuple(
-            Cell("cakes", (split,) * len(inputs)) for split, inputs in zip(splits, topology.inputs, strict=True)
         )
 
     @classmethod

@@ -8,30 +8,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["EXECUTIONS", "DenseConvolution", "SeparateConvolutions"]
+__all__ = ["EXECUTIONS", "DenseConvolution", "Execution", "SeparateConvolutions"]
 
 
-class SeparateConvolutions(nn.Module):
+class Execution(nn.Module):
     """
-    One convolution for each sub-kernel, results concatenated: only the multiply-adds of the sub-kernels.
+    A way to run a CakesConv: a module without weights of its own.
+
+    Its ``forward(x, weights, order=None)`` convolves ``x``, ``(N, C, D, H, W)``, with ``weights``, one ``(channels, C,
+    kD, kH, kW)`` for each sub-kernel. ``order`` holds indices that bring the output channels into another order; None
+    leaves them as the weights are.
 
     Args:
         stride: along D, H and W.
     """
 
-    def __init__(self, stride: tuple[int, int, int]) -> None:
+    def __init__(self, stride: tuple[int, ...]) -> None:
         super().__init__()
         self.stride = stride
 
-    def forward(self, x: Tensor, weights: list[Tensor], order: Tensor | None = None) -> Tensor:
-        """
-        Convolve.
 
-        Args:
-            x: ``(N, C, D, H, W)``.
-            weights: one ``(channels, C, kD, kH, kW)`` for each sub-kernel.
-            order: indices that bring the output channels into another order; None leaves them as the weights are.
-        """
+class SeparateConvolutions(Execution):
+    """One convolution for each sub-kernel, results concatenated: only the multiply-adds of the sub-kernels."""
+
+    def forward(self, x: Tensor, weights: list[Tensor], order: Tensor | None = None) -> Tensor:  # noqa: D102 - see Execution
         outputs: list[Tensor] = []
         for weight in weights:
             padding = [weight.shape[2] // 2, weight.shape[3] // 2, weight.shape[4] // 2]
@@ -40,29 +40,14 @@ class SeparateConvolutions(nn.Module):
         return output if order is None else output.index_select(1, order)
 
 
-class DenseConvolution(nn.Module):
+class DenseConvolution(Execution):
     """
     One 3x3x3 convolution with zeros outside the sub-kernels: reads its input once, multiplies the zeros as well.
 
     Where the sub-kernels have so few channels that they fill no vector register, this is the faster way.
-
-    Args:
-        stride: along D, H and W.
     """
 
-    def __init__(self, stride: tuple[int, int, int]) -> None:
-        super().__init__()
-        self.stride = stride
-
-    def forward(self, x: Tensor, weights: list[Tensor], order: Tensor | None = None) -> Tensor:
-        """
-        Convolve.
-
-        Args:
-            x: ``(N, C, D, H, W)``.
-            weights: one ``(channels, C, kD, kH, kW)`` for each sub-kernel.
-            order: indices that bring the output channels into another order; None leaves them as the weights are.
-        """
+    def forward(self, x: Tensor, weights: list[Tensor], order: Tensor | None = None) -> Tensor:  # noqa: D102 - see Execution
         dense: list[Tensor] = []
         for weight in weights:
             depth, height, width = weight.shape[2], weight.shape[3], weight.shape[4]
@@ -75,4 +60,4 @@ class DenseConvolution(nn.Module):
 
 
 #: Ways to run a CakesConv by name.
-EXECUTIONS: dict[str, type[nn.Module]] = {"separate": SeparateConvolutions, "dense": DenseConvolution}
+EXECUTIONS: dict[str, type[Execution]] = {"separate": SeparateConvolutions, "dense": DenseConvolution}

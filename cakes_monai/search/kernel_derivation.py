@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cakes_monai.architecture import Architecture, Cell, KernelSplit, Topology, sub_kernel_set
+from cakes_monai.architecture import Architecture, Cell, Topology, even_cells, sub_kernel_set
 from cakes_monai.atomic_file import written_whole
 from cakes_monai.search.kernel_ranking import Ranking
 from cakes_monai.search.split_summary import split_summary
@@ -98,12 +98,6 @@ def manual_architecture(
     """
     names = sub_kernel_set(sub_kernels)
     topology = Architecture.published("c2fnas-3d").topology if levels is None else Topology(tuple(levels))
-    cells = []
-    for cell, (level, inputs) in enumerate(zip(topology.levels, topology.inputs, strict=True)):
-        try:
-            split = KernelSplit.even(names, init_filters * 2 ** (level + 1), granularity)
-        except ValueError as error:
-            raise ValueError(f"cells[{cell}]: {error}") from error
-        cells.append(Cell("cakes", (split,) * len(inputs)))
+    cells = even_cells(topology, names, init_filters, granularity)
     origin = {"manual": list(names), "granularity": granularity}
-    return Architecture(topology, tuple(cells), origin)
+    return Architecture(topology, cells, origin)
