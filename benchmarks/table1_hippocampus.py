@@ -86,7 +86,7 @@ def main(
     / "runs",
     results: Annotated[Path, typer.Option(help="JSON file of the results.")] = RESULTS,
     init_filters: Annotated[int, typer.Option(min=8, help="Width; 16 channels at level 0 need 8.")] = 8,
-    epochs: Annotated[int, typer.Option(min=1, help="Of every search and of every training.")] = 20,
+    epochs: Annotated[int, typer.Option(min=1, help="Of every search and of every training.")] = 10,
     minutes: Annotated[float, typer.Option(help="Start no further piece after this time.")] = math.inf,
     only: Annotated[str, typer.Option(help="Rows whose name contains this.")] = "",
     table: Annotated[bool, typer.Option("--table", help="Only print the table.")] = False,
