@@ -5,16 +5,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from pathlib import Path
 from typing import Any
 
-from cakes_monai.atomic_file import written_whole
+from cakes_monai.architecture_file import FORMAT, ArchitectureFile, check_format, check_keys, made
 
 __all__ = [
     "KERNEL_SETS",
@@ -46,7 +44,6 @@ KERNEL_SETS = {
 _FIXED_OPERATIONS = {"2d": ("3x3x1",), "3d": ("3x3x3",), "p3d": ("3x3x1", "1x1x3")}
 OPERATIONS = (*_FIXED_OPERATIONS, "cakes")
 
-_FORMAT = 1
 _C2FNAS_LEVELS = (0, 0, 1, 1, 2, 3, 2, 2, 1, 0, 0, 0)
 _C2FNAS_PANC = ("2d", "p3d", "3d", "3d", "3d", "2d", "3d", "3d", "p3d", "3d", "2d", "3d")
 
@@ -274,7 +271,7 @@ def even_cells(
 
 
 @dataclass(frozen=True)
-class Architecture:
+class Architecture(ArchitectureFile):
     """
     A network of the C2FNAS family: topology and one :class:`Cell` for each of its places.
 
@@ -330,6 +327,33 @@ class Architecture:
                         f"the cell has {channels} (level {level}, init_filters {init_filters})."
                     )
 
+    @property
+    def splits(self) -> dict[str, KernelSplit]:
+        """Split of every replaced convolution by the name of its place in the network."""
+        return {
+            f"cells.{index}.operations.{branch}": split
+            for index, cell in enumerate(self.cells)
+            for branch, split in enumerate(cell.kernels)
+        }
+
+    @classmethod
+    def of_splits(
+        cls, topology: Topology, splits: Mapping[str, KernelSplit], origin: Mapping[str, Any] | None = None
+    ) -> Architecture:
+        """
+        The architecture of "cakes" cells with these :attr:`splits`.
+
+        Raises:
+            ValueError: when a convolution of the topology has no split.
+        """
+        cells = []
+        for cell, inputs in enumerate(topology.inputs):
+            names = [f"cells.{cell}.operations.{branch}" for branch in range(len(inputs))]
+            if missing := [name for name in names if name not in splits]:
+                raise ValueError(f"no split is given for {', '.join(missing)}.")
+            cells.append(Cell("cakes", tuple(splits[name] for name in names)))
+        return cls(topology, tuple(cells), dict(origin or {}))
+
     @classmethod
     def published(cls, name: str, init_filters: int = 32) -> Architecture:
         """
@@ -368,31 +392,6 @@ class Architecture:
             "cakes-manual-123d",
         )
 
-    @classmethod
-    def of(cls, architecture: Architecture | Mapping[str, Any]) -> Architecture:
-        """``architecture`` itself, or the one that a mapping as in architecture.json describes."""
-        return architecture if isinstance(architecture, Architecture) else cls.from_json(architecture)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Architecture:
-        """
-        Read architecture.json.
-
-        Raises:
-            ValueError: naming the file, the place in it, what is wrong and what is allowed.
-        """
-        try:
-            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be read ({error.strerror}).") from error
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write architecture.json, whole or not at all."""
-        with written_whole(path) as temporary:
-            temporary.write_text(self.dumps(), encoding="utf-8")
-
     def dumps(self) -> str:
         """The text of architecture.json: one line for each cell."""
         head = {name: json.dumps(value) for name, value in self.to_json().items() if name != "cells"}
@@ -407,7 +406,7 @@ class Architecture:
             for cell in self.cells
         ]
         return {
-            "format": _FORMAT,
+            "format": FORMAT,
             "origin": dict(self.origin),
             "topology": {"levels": list(self.topology.levels)},
             "cells": cells,
@@ -421,36 +420,15 @@ class Architecture:
         Raises:
             ValueError: for an unknown format, missing or unknown keys and everything the parts refuse.
         """
-        if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
-            found = content.get("format") if isinstance(content, Mapping) else type(content).__name__
-            raise ValueError(f"format {found!r} is unknown, allowed is {_FORMAT}.")
-        _check_keys(content, "the file", required={"format", "topology", "cells"}, optional={"origin"})
-        _check_keys(content["topology"], "topology", required={"levels"})
-        topology = _made("topology.levels", Topology, tuple(content["topology"]["levels"]))
-        cells = tuple(_made(f"cells[{i}]", _cell_from_json, cell) for i, cell in enumerate(content["cells"]))
+        check_format(content)
+        check_keys(content, "the file", required={"format", "topology", "cells"}, optional={"origin"})
+        check_keys(content["topology"], "topology", required={"levels"})
+        topology = made("topology.levels", Topology, tuple(content["topology"]["levels"]))
+        cells = tuple(made(f"cells[{i}]", _cell_from_json, cell) for i, cell in enumerate(content["cells"]))
         return cls(topology, cells, dict(content.get("origin", {})))
 
 
 def _cell_from_json(content: Mapping[str, Any]) -> Cell:
-    _check_keys(content, "the cell", required={"operation"}, optional={"kernels"})
-    splits = [_made(f"kernels[{i}]", KernelSplit.of, split) for i, split in enumerate(content.get("kernels", ()))]
+    check_keys(content, "the cell", required={"operation"}, optional={"kernels"})
+    splits = [made(f"kernels[{i}]", KernelSplit.of, split) for i, split in enumerate(content.get("kernels", ()))]
     return Cell(content["operation"], tuple(splits))
-
-
-def _made(place: str, make: Any, content: Any) -> Any:
-    """``make(content)``, with the place in the file put before what is wrong."""
-    try:
-        return make(content)
-    except ValueError as error:
-        separator = "." if str(error).startswith("kernels[") else ": "
-        raise ValueError(f"{place}{separator}{error}") from error
-
-
-def _check_keys(content: Any, place: str, required: set[str], optional: Iterable[str] = ()) -> None:
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{place} must be an object with {', '.join(sorted(required))}, not {content!r}.")
-    if missing := required - content.keys():
-        raise ValueError(f"{place} lacks {', '.join(sorted(missing))}.")
-    allowed = required.union(optional)
-    if unknown := content.keys() - allowed:
-        raise ValueError(f"{place} has unknown {', '.join(sorted(unknown))}, allowed are {', '.join(sorted(allowed))}.")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-WITHOUT_TORCH = ("architecture", "cost", "search", "atomic_file")
+WITHOUT_TORCH = ("architecture", "backbone_architecture", "cost", "search", "atomic_file")
 
 
 def allowed(repository: Path) -> dict[str, set[str]]:

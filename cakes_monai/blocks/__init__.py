@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from cakes_monai.blocks.cakes_conv import CakesConv, set_execution
 from cakes_monai.blocks.cell import C2FNASCell, OperationFactory, SubKernelOperation
-from cakes_monai.blocks.kernel_supernet import ConcatenatedPaths, SampledPaths
+from cakes_monai.blocks.kernel_supernet import PRIORITIES, ConcatenatedPaths, SampledPaths, candidate_paths
 from cakes_monai.blocks.path_weights import draw_paths, gate_magnitudes, keep_paths, path_operations
 from cakes_monai.blocks.transition import UpTransition, conv_norm_act, make_transition
 
 __all__ = [
+    "PRIORITIES",
     "C2FNASCell",
     "CakesConv",
     "ConcatenatedPaths",
@@ -18,6 +19,7 @@ __all__ = [
     "SampledPaths",
     "SubKernelOperation",
     "UpTransition",
+    "candidate_paths",
     "conv_norm_act",
     "draw_paths",
     "gate_magnitudes",

@@ -28,10 +28,10 @@ class SubKernelOperation(nn.Module):
     section 3.4, choice 2).
 
     Args:
-        channels: number of input and output channels C.
-        splits: split of each convolution; the last one may give more channels than C.
+        in_channels: number of input channels C.
+        splits: split of each convolution.
         norm: norm after the last convolution.
-        act: activation after the norm.
+        act: activation after the norm, "" for none.
         stride: stride of the first convolution.
 
     Shapes:
@@ -41,7 +41,7 @@ class SubKernelOperation(nn.Module):
 
     def __init__(
         self,
-        channels: int,
+        in_channels: int,
         splits: Sequence[KernelSplit],
         norm: Factory,
         act: Factory,
@@ -49,7 +49,8 @@ class SubKernelOperation(nn.Module):
     ) -> None:
         super().__init__()
         self.out_channels = splits[-1].out_channels
-        self.convs = nn.Sequential(*(CakesConv(channels, split, 1 if i else stride) for i, split in enumerate(splits)))
+        widths = (in_channels, *(split.out_channels for split in splits))
+        self.convs = nn.Sequential(*(CakesConv(widths[i], split, 1 if i else stride) for i, split in enumerate(splits)))
         self.adn = ADN("NA", in_channels=self.out_channels, norm=norm, act=act, norm_dim=3)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102 - described above

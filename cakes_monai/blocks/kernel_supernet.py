@@ -16,7 +16,7 @@ from cakes_monai.blocks.cell import SubKernelOperation
 from cakes_monai.blocks.path_norm import PathNorm, norm_of_all_paths
 from cakes_monai.blocks.transition import Factory
 
-__all__ = ["ConcatenatedPaths", "SampledPaths"]
+__all__ = ["PRIORITIES", "ConcatenatedPaths", "SampledPaths", "candidate_paths"]
 
 
 class SampledPaths(nn.Module):
@@ -35,7 +35,7 @@ class SampledPaths(nn.Module):
         out_channels: number of output channels C.
         sub_kernels: candidates: the name of a set or a list.
         norm: norm after the convolution, it must have scales.
-        act: activation after the norm.
+        act: activation after the norm, "" for none.
         stride: stride along D, H and W.
         execution: "dense" (of constant shape, channels in their order at no cost) or "separate".
 
@@ -136,33 +136,35 @@ class ConcatenatedPaths(SubKernelOperation):
     a group has as many channels as without the paths, so there are more groups.
 
     Args:
-        channels: number of input channels C, and of output channels of each path.
+        in_channels: number of input channels.
+        out_channels: number of output channels C of the paths of each sub-kernel.
         sub_kernels: candidates: the name of a set or a list.
         norm: norm over the channels of all paths, it must have scales.
-        act: activation after the norm.
+        act: activation after the norm, "" for none.
         stride: stride along D, H and W.
 
     Raises:
         ValueError: for unknown sub-kernels or a norm without scales.
 
     Shapes:
-        - input: ``(N, C, D, H, W)``
+        - input: ``(N, in_channels, D, H, W)``
         - output: ``(N, sub-kernels * C, D/stride, H/stride, W/stride)``
     """
 
     def __init__(
         self,
-        channels: int,
+        in_channels: int,
+        out_channels: int,
         sub_kernels: str | Iterable[str],
         norm: Factory,
         act: Factory,
         stride: Sequence[int] | int = 1,
     ) -> None:
         names = sub_kernel_set(sub_kernels)
-        every_path = KernelSplit(tuple((name, channels) for name in names))
-        super().__init__(channels, [every_path], norm_of_all_paths(norm, len(names), channels), act, stride)
+        every_path = KernelSplit(tuple((name, out_channels) for name in names))
+        super().__init__(in_channels, [every_path], norm_of_all_paths(norm, len(names), out_channels), act, stride)
         self.sub_kernels = names
-        self.channels = channels
+        self.channels = out_channels
         self.kept: Tensor | None
         self.register_buffer("kept", None, persistent=False)
 
@@ -193,3 +195,21 @@ class ConcatenatedPaths(SubKernelOperation):
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102 - described above
         output = super().forward(x)
         return output if self.training or self.kept is None else output * self.kept.view(1, -1, 1, 1, 1)
+
+
+_PATHS: dict[str, type[SampledPaths | ConcatenatedPaths]] = {"performance": SampledPaths, "cost": ConcatenatedPaths}
+
+#: Kinds of search of CAKES.
+PRIORITIES = tuple(_PATHS)
+
+
+def candidate_paths(priority: str) -> type[SampledPaths | ConcatenatedPaths]:
+    """
+    The operation of a super-network of this priority.
+
+    Raises:
+        ValueError: for an unknown priority.
+    """
+    if priority not in PRIORITIES:
+        raise ValueError(f"unknown priority {priority!r}, allowed are {', '.join(PRIORITIES)}.")
+    return _PATHS[priority]

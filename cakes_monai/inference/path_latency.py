@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from torch import nn
@@ -84,12 +85,25 @@ def measure_path_latency(
         rounds: number of measurements.
 
     Returns:
-        For each layer the median time with each of its sub-kernels.
+        For each layer the median time with each of its sub-kernels; those of the first rank on all ranks, because
+        what follows from them must be the same everywhere.
 
     Raises:
         ValueError: when ``cache`` is not such a file.
     """
-    device = torch.device(device)
+    if idist.get_world_size() == 1:
+        return _measured_here(layers, torch.device(device), dtype, cache, rounds)
+    found = {name: (0.0,) * len(layer.sub_kernels) for name, layer in layers.items()}
+    if idist.get_rank() == 0:
+        found = _measured_here(layers, torch.device(device), dtype, cache, rounds)
+    flat = torch.tensor([ms for times in found.values() for ms in times], dtype=torch.float64)
+    times = iter(idist.broadcast(flat.to(idist.device()), src=0).tolist())
+    return {name: tuple(next(times) for _ in layer.sub_kernels) for name, layer in layers.items()}
+
+
+def _measured_here(
+    layers: Mapping[str, PathLayer], device: torch.device, dtype: torch.dtype, cache: Cache, rounds: int
+) -> dict[str, tuple[float, ...]]:
     known = _read(cache)
     found = {}
     for name, layer in layers.items():

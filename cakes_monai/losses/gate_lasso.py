@@ -7,13 +7,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-import ignite.distributed as idist
 import torch
 from torch import Tensor, nn
 
 from cakes_monai.blocks import path_operations
 from cakes_monai.inference.path_latency import measure_path_latency, path_layers
-from cakes_monai.search import PathLayer, cost_betas, parameter_betas
+from cakes_monai.search import cost_betas, parameter_betas
 
 __all__ = ["BETAS", "GateLasso", "gate_betas", "gate_penalty"]
 
@@ -57,24 +56,8 @@ def gate_betas(
     if beta == "flops":
         return cost_betas(layers, {name: layer.multiply_adds for name, layer in layers.items()})
     device = next(network.parameters()).device
-    milliseconds = _measured_by_one(layers, device, dtype, latency_cache)
+    milliseconds = measure_path_latency(layers, device, dtype, latency_cache)
     return cost_betas(layers, {n: [ms / layer.out_channels for ms in milliseconds[n]] for n, layer in layers.items()})
-
-
-def _measured_by_one(
-    layers: Mapping[str, PathLayer],
-    device: torch.device,
-    dtype: torch.dtype,
-    cache: str | os.PathLike[str] | None,
-) -> dict[str, tuple[float, ...]]:
-    """Times of the first rank on all ranks: the loss must be the same function everywhere."""
-    found = {name: (0.0,) * len(layer.sub_kernels) for name, layer in layers.items()}
-    if idist.get_rank() == 0:
-        found = measure_path_latency(layers, device, dtype, cache)
-    flat = torch.tensor([ms for times in found.values() for ms in times], dtype=torch.float64)
-    shared = idist.broadcast(flat.to(idist.device()), src=0).cpu() if idist.get_world_size() > 1 else flat
-    times = iter(shared.tolist())
-    return {name: tuple(next(times) for _ in layer.sub_kernels) for name, layer in layers.items()}
 
 
 def gate_penalty(network: nn.Module, betas: str | Betas = "params") -> Tensor:

@@ -5,6 +5,6 @@
 from __future__ import annotations
 
 from cakes_monai.nets.c2fnas import C2FNAS, C2FNASBackbone
-from cakes_monai.nets.c2fnas_supernet import PRIORITIES, C2FNASSupernet
+from cakes_monai.nets.c2fnas_supernet import C2FNASSupernet
 
-__all__ = ["C2FNAS", "PRIORITIES", "C2FNASBackbone", "C2FNASSupernet"]
+__all__ = ["C2FNAS", "C2FNASBackbone", "C2FNASSupernet"]

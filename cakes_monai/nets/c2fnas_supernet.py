@@ -4,19 +4,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
-from cakes_monai.architecture import Topology, sub_kernel_set
-from cakes_monai.blocks import ConcatenatedPaths, SampledPaths
+from cakes_monai.architecture import Architecture, KernelSplit, Topology, sub_kernel_set
+from cakes_monai.blocks import candidate_paths
 from cakes_monai.blocks.transition import Factory
+from cakes_monai.cost import Cost, c2fnas_cost
 from cakes_monai.nets.c2fnas import C2FNASBackbone
 
-__all__ = ["PRIORITIES", "C2FNASSupernet"]
-
-#: Kinds of search of CAKES.
-PRIORITIES = ("performance", "cost")
+__all__ = ["C2FNASSupernet"]
 
 
 class C2FNASSupernet(C2FNASBackbone):
@@ -58,18 +57,24 @@ class C2FNASSupernet(C2FNASBackbone):
         act: Factory = ("RELU", {"inplace": True}),
         dropout: float = 0.0,
     ) -> None:
-        if priority not in PRIORITIES:
-            raise ValueError(f"unknown priority {priority!r}, allowed are {', '.join(PRIORITIES)}.")
+        paths = candidate_paths(priority)
         topology = topology if isinstance(topology, Topology) else Topology(tuple(topology))
         names = sub_kernel_set(sub_kernels)
 
-        def paths(channels: int, norm: Factory, act: Factory) -> nn.Module:
-            if priority == "cost":
-                return ConcatenatedPaths(channels, names, norm, act)
-            return SampledPaths(channels, channels, names, norm, act)
+        def operation(channels: int, norm: Factory, act: Factory) -> nn.Module:
+            return paths(channels, channels, names, norm, act)
 
-        cells = [paths] * len(topology.levels)
+        cells = [operation] * len(topology.levels)
         super().__init__(in_channels, out_channels, topology, cells, init_filters, norm, act, dropout)
         self.topology = topology
         self.sub_kernels = names
         self.priority = priority
+        self.in_channels, self.out_channels, self.init_filters = in_channels, out_channels, init_filters
+
+    def derived(self, splits: Mapping[str, KernelSplit], origin: Mapping[str, Any] | None = None) -> Architecture:
+        """The architecture with these splits in the places of this network's paths."""
+        return Architecture.of_splits(self.topology, splits, origin)
+
+    def derived_cost(self, splits: Mapping[str, KernelSplit], size: Sequence[int]) -> Cost:
+        """What the :meth:`derived` network costs for an image of ``size`` voxels along D, H and W."""
+        return c2fnas_cost(self.derived(splits), self.in_channels, self.out_channels, self.init_filters, size)

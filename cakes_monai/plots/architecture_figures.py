@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from cakes_monai.architecture import SUB_KERNELS, Architecture, sub_kernel_set
+from cakes_monai.backbone_architecture import BackboneArchitecture
 from cakes_monai.search import split_summary
 
 __all__ = ["TradeOff", "draw_gates", "draw_splits", "draw_trade_off"]
@@ -47,7 +48,7 @@ class TradeOff:
     series: str = ""
 
 
-def draw_splits(architecture: Architecture, title: str = "") -> Figure:
+def draw_splits(architecture: Architecture | BackboneArchitecture, title: str = "") -> Figure:
     """
     Draw the share of every sub-kernel in every replaced convolution (CAKES, figures 4 and 5).
 
@@ -71,11 +72,11 @@ def draw_splits(architecture: Architecture, title: str = "") -> Figure:
                 range(len(splits)), shares, 0.86, bottom, color=COLORS[name], label=label, edgecolor="white", lw=0.6
             )
         bottom += shares
-    axes.set_xticks(range(len(splits)), _layer_labels(summary.layers), fontsize=9)
+    axes.set_xticks(range(len(splits)), _layer_labels(summary.layers), fontsize=9 if len(splits) < 20 else 7)
     for place, split in enumerate(splits):
         axes.text(place, 1.015, str(split.out_channels), ha="center", fontsize=8, color="0.4")
     axes.set(
-        xlabel="cell (a, b: its inputs)",
+        xlabel="cell (a, b: its inputs)" if isinstance(architecture, Architecture) else architecture.backbone,
         ylabel="share of the output channels",
         ylim=(0, 1),
         xlim=(-0.6, len(splits) - 0.4),
@@ -163,7 +164,10 @@ def _figure(size: tuple[float, float], title: str, axes: bool = True) -> tuple[F
 
 
 def _layer_labels(layers: Iterable[str]) -> list[str]:
-    """Number of the cell, with a letter for the input where a cell has two."""
-    parts = [name.split(".") for name in layers]  # cells.<cell>.operations.<input>
+    """Of C2FNAS the number of the cell, with a letter for the input where a cell has two; else what tells them apart."""
+    names = list(layers)
+    parts = [name.split(".") for name in names]  # cells.<cell>.operations.<input>
+    if parts[0][0] != "cells":
+        return [name.removeprefix("layer").removesuffix(".conv2") for name in names]
     cells = [cell for _, cell, _, _ in parts]
     return [cell + "ab"[int(branch)] if cells.count(cell) > 1 else cell for _, cell, _, branch in parts]

@@ -4,19 +4,19 @@
 
 from __future__ import annotations
 
-from cakes_monai.search.kernel_derivation import KernelDerivation, derived_architecture, manual_architecture
+from cakes_monai.search.kernel_derivation import KernelDerivation, manual_architecture
 from cakes_monai.search.kernel_ranking import RULES, KeptPaths, Ranking, rank_kernels
 from cakes_monai.search.path_costs import (
     BUDGET_UNITS,
     Budget,
     PathLayer,
-    c2fnas_budget,
     c2fnas_path_layers,
     cost_betas,
     latency_budget,
+    network_budget,
     parameter_betas,
 )
-from cakes_monai.search.split_summary import SplitSummary, architecture_splits, split_summary
+from cakes_monai.search.split_summary import SplitSummary, split_summary
 
 __all__ = [
     "BUDGET_UNITS",
@@ -27,13 +27,11 @@ __all__ = [
     "PathLayer",
     "Ranking",
     "SplitSummary",
-    "architecture_splits",
-    "c2fnas_budget",
     "c2fnas_path_layers",
     "cost_betas",
-    "derived_architecture",
     "latency_budget",
     "manual_architecture",
+    "network_budget",
     "parameter_betas",
     "rank_kernels",
     "split_summary",

@@ -6,16 +6,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cakes_monai.architecture import Architecture, Cell, Topology, even_cells, sub_kernel_set
+from cakes_monai.architecture import Architecture, Topology, even_cells, sub_kernel_set
 from cakes_monai.atomic_file import written_whole
+from cakes_monai.backbone_architecture import BackboneArchitecture
 from cakes_monai.search.kernel_ranking import Ranking
 from cakes_monai.search.split_summary import split_summary
 
-__all__ = ["KernelDerivation", "derived_architecture", "manual_architecture"]
+__all__ = ["KernelDerivation", "manual_architecture"]
 
 _FORMAT = 1
 
@@ -30,7 +31,7 @@ class KernelDerivation:
         ranking: the paths it was made of.
     """
 
-    architecture: Architecture
+    architecture: Architecture | BackboneArchitecture
     ranking: Ranking
 
     def to_json(self) -> dict[str, Any]:
@@ -55,27 +56,6 @@ class KernelDerivation:
         """Write :meth:`to_json`, whole or not at all."""
         with written_whole(path) as temporary:
             temporary.write_text(json.dumps(self.to_json()) + "\n", encoding="utf-8")
-
-
-def derived_architecture(topology: Topology, ranking: Ranking, origin: Mapping[str, Any]) -> Architecture:
-    """
-    The architecture with the splits of a ranking.
-
-    Args:
-        topology: levels of the cells of the super-network.
-        ranking: layers named ``cells.<cell>.operations.<input>``.
-        origin: how it came about.
-
-    Raises:
-        ValueError: when a layer of the topology is not in the ranking.
-    """
-    cells = []
-    for cell, inputs in enumerate(topology.inputs):
-        names = [f"cells.{cell}.operations.{branch}" for branch in range(len(inputs))]
-        if missing := [name for name in names if name not in ranking.layers]:
-            raise ValueError(f"the ranking lacks {', '.join(missing)}.")
-        cells.append(Cell("cakes", tuple(ranking.layers[name].split for name in names)))
-    return Architecture(topology, tuple(cells), dict(origin))
 
 
 def manual_architecture(

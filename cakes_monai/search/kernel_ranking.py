@@ -60,6 +60,11 @@ class Ranking:
     cost: float | None = None
 
     @property
+    def splits(self) -> dict[str, KernelSplit]:
+        """Split of each layer."""
+        return {name: layer.split for name, layer in self.layers.items()}
+
+    @property
     def weight(self) -> float:
         """Total path weight that is kept."""
         return sum(layer.weight for layer in self.layers.values())

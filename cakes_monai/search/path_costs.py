@@ -8,17 +8,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
-from cakes_monai.architecture import Architecture, Cell, KernelSplit, Topology, kernel_size, sub_kernel_set
-from cakes_monai.cost import c2fnas_cost
+from cakes_monai.architecture import KernelSplit, Topology, kernel_size, sub_kernel_set
+from cakes_monai.cost import Cost
 
 __all__ = [
     "BUDGET_UNITS",
     "Budget",
     "PathLayer",
-    "c2fnas_budget",
     "c2fnas_path_layers",
     "cost_betas",
     "latency_budget",
+    "network_budget",
     "parameter_betas",
 ]
 
@@ -145,43 +145,30 @@ class Budget:
     unit: str = "cost"
 
 
-def c2fnas_budget(
-    limit: float,
-    unit: str,
-    topology: Topology,
-    sub_kernels: str | Iterable[str],
-    in_channels: int = 1,
-    out_channels: int = 2,
-    init_filters: int = 32,
-    size: Sequence[int] = (96, 96, 96),
+def network_budget(
+    limit: float, unit: str, layers: Mapping[str, PathLayer], splits: Mapping[str, KernelSplit], cost: Cost
 ) -> Budget:
     """
-    Budget for the whole network, stem, end and 1x1x1 convolutions included, in closed form.
+    Budget for a whole network, all that is not searched included, in closed form.
 
     Args:
         limit: largest total allowed.
-        unit: "params", "multiply_adds" or "paper_flops", as in :func:`cakes_monai.cost.c2fnas_cost`.
-        topology: levels of the cells.
-        sub_kernels: candidates.
-        in_channels: channels of the image.
-        out_channels: channels of the output.
-        init_filters: filters of the first convolution.
-        size: voxels of the input.
+        unit: "params", "multiply_adds" or "paper_flops".
+        layers: the searched layers by name, of one image.
+        splits: any splits of these layers.
+        cost: what the network with these splits costs.
 
     Raises:
         ValueError: for an unknown unit.
     """
     if unit not in BUDGET_UNITS:
-        raise ValueError(f"unknown unit {unit!r}, allowed are {', '.join(BUDGET_UNITS)}, and latency_budget for ms.")
-    layers = c2fnas_path_layers(topology, sub_kernels, init_filters, size)
+        raise ValueError(f"unknown unit {unit!r}, allowed are {', '.join(BUDGET_UNITS)} and ms.")
     costs = {name: layer.params if unit == "params" else layer.multiply_adds for name, layer in layers.items()}
-    first = next(iter(layers.values())).sub_kernels[0]  # any will do, what is searched is subtracted again
-    cells = tuple(
-        Cell("cakes", (KernelSplit(((first, init_filters * 2 ** (level + 1)),)),) * len(inputs))
-        for level, inputs in zip(topology.levels, topology.inputs, strict=True)
+    searched = sum(
+        count * costs[name][layer.sub_kernels.index(kernel)]
+        for name, layer in layers.items()
+        for kernel, count in splits[name].counts
     )
-    cost = c2fnas_cost(Architecture(topology, cells), in_channels, out_channels, init_filters, size)
-    searched = sum(layer.out_channels * costs[name][0] for name, layer in layers.items())
     return Budget(limit, costs, getattr(cost, unit) - searched, unit)
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cakes_monai.architecture import SUB_KERNELS, Architecture, KernelSplit, kernel_size
+from cakes_monai.backbone_architecture import BackboneArchitecture
 
-__all__ = ["SplitSummary", "architecture_splits", "split_summary"]
+__all__ = ["SplitSummary", "split_summary"]
 
 
 @dataclass(frozen=True)
@@ -61,28 +62,13 @@ class SplitSummary:
         return [pair for split in self.layers.values() for pair in split.counts]
 
 
-def architecture_splits(architecture: Architecture) -> dict[str, KernelSplit]:
-    """
-    Split of every replaced convolution by the name of its place in the network.
-
-    Raises:
-        ValueError: when the architecture has none.
-    """
-    splits = {
-        f"cells.{index}.operations.{branch}": split
-        for index, cell in enumerate(architecture.cells)
-        for branch, split in enumerate(cell.kernels)
-    }
-    if not splits:
-        raise ValueError("the architecture has no 'cakes' cell, so no sub-kernels to count.")
-    return splits
-
-
-def split_summary(architecture: Architecture) -> SplitSummary:
+def split_summary(architecture: Architecture | BackboneArchitecture) -> SplitSummary:
     """
     Count the sub-kernels of an architecture.
 
     Raises:
         ValueError: when the architecture has no "cakes" cell.
     """
-    return SplitSummary(architecture_splits(architecture))
+    if not architecture.splits:
+        raise ValueError("the architecture has no 'cakes' cell, so no sub-kernels to count.")
+    return SplitSummary(architecture.splits)

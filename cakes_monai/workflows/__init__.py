@@ -5,6 +5,6 @@
 from __future__ import annotations
 
 from cakes_monai.workflows.architecture_saver import ArchitectureSaver
-from cakes_monai.workflows.kernel_search import derive_kernels
+from cakes_monai.workflows.kernel_search import KernelSupernet, derive_kernels, kernel_budget
 
-__all__ = ["ArchitectureSaver", "derive_kernels"]
+__all__ = ["ArchitectureSaver", "KernelSupernet", "derive_kernels", "kernel_budget"]

@@ -16,11 +16,10 @@ from monai.engines import Evaluator
 from torch import nn
 
 from cakes_monai.blocks import gate_magnitudes, keep_paths
-from cakes_monai.nets import C2FNASSupernet
 from cakes_monai.plots import save_figure
 from cakes_monai.plots.architecture_figures import draw_gates, draw_splits
-from cakes_monai.search import Budget, KernelDerivation, c2fnas_budget, split_summary
-from cakes_monai.workflows.kernel_search import derive_kernels
+from cakes_monai.search import KernelDerivation, split_summary
+from cakes_monai.workflows.kernel_search import derive_kernels, kernel_budget
 
 __all__ = ["ArchitectureSaver"]
 
@@ -41,8 +40,8 @@ class ArchitectureSaver:
             "top_c" a super-network of performance priority is validated by rule "argmax".
         rule: "argmax" (CAKES, equation 9) or "top_c" (the authors' code).
         granularity: every sub-kernel gets a multiple of this many channels.
-        budget: ``{"limit": ..., "unit": "params" | "multiply_adds" | "paper_flops", "size": [D, H, W]}`` for the whole
-            network, or None.
+        budget: ``{"limit": ..., "unit": "params" | "multiply_adds" | "paper_flops" | "ms", "size": [D, H, W]}``, see
+            :func:`kernel_budget`, or None.
         seed: seed of the search, for the origin.
         data: fingerprint of the data, for the origin.
 
@@ -67,7 +66,7 @@ class ArchitectureSaver:
         self.output_dir = Path(output_dir)
         self.validator = validator
         self.rule, self.granularity = rule, granularity
-        self.budget = None if budget is None else _budget(bare, **budget)
+        self.budget = None if budget is None else kernel_budget(bare, **budget, cache=self.output_dir / "latency.json")
         self.seed, self.data = seed, data
         self.derive()
 
@@ -102,17 +101,3 @@ class ArchitectureSaver:
 
     def _keep_all(self, engine: Engine) -> None:
         keep_paths(self.network, None)
-
-
-def _budget(network: C2FNASSupernet, limit: float, unit: str, size: tuple[int, int, int]) -> Budget:
-    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv3d)]  # of the stem to the end
-    return c2fnas_budget(
-        limit,
-        unit,
-        network.topology,
-        network.sub_kernels,
-        in_channels=convolutions[0].in_channels,
-        out_channels=convolutions[-1].out_channels,
-        init_filters=convolutions[0].out_channels,
-        size=size,
-    )

@@ -179,7 +179,7 @@ def test_a_draw_is_not_part_of_the_state() -> None:
 def test_concatenated_paths_are_convolutions_side_by_side(norm, stride) -> None:
     """Cost priority: for every sub-kernel its own convolution and norm; groups never mix sub-kernels."""
     torch.manual_seed(0)
-    operation = randomised(ConcatenatedPaths(4, "123d", norm, "RELU", stride))
+    operation = randomised(ConcatenatedPaths(4, 4, "123d", norm, "RELU", stride))
     x = torch.randn(2, 4, 5, 6, 4, dtype=torch.float64)
     output = operation(x).split(4, dim=1)
     weights, biases = operation.gates, operation.adn.N.bias.view(7, 4)
@@ -191,7 +191,7 @@ def test_concatenated_paths_are_convolutions_side_by_side(norm, stride) -> None:
 
 def test_concatenated_paths_that_are_not_kept_are_zero() -> None:
     """In eval the kept paths alone remain; in training, and with None, all of them."""
-    operation = ConcatenatedPaths(4, "1d", "BATCH", "RELU")
+    operation = ConcatenatedPaths(4, 4, "1d", "BATCH", "RELU")
     x = torch.randn(2, 4, 5, 6, 4)
     everything = operation.eval()(x)
     operation.keep({"3x1x1": [0, 2], "1x1x3": [1, 2]})
@@ -199,7 +199,7 @@ def test_concatenated_paths_that_are_not_kept_are_zero() -> None:
     torch.testing.assert_close(operation(x), everything * mask)
     assert (operation.train()(x) * (1 - mask)).abs().max() > 0
     operation.eval().keep(None)
-    operation.adn.N.load_state_dict(ConcatenatedPaths(4, "1d", "BATCH", "RELU").adn.N.state_dict())
+    operation.adn.N.load_state_dict(ConcatenatedPaths(4, 4, "1d", "BATCH", "RELU").adn.N.state_dict())
     torch.testing.assert_close(operation(x), everything)
 
 
@@ -207,9 +207,8 @@ def test_concatenated_paths_that_are_not_kept_are_zero() -> None:
 @pytest.mark.parametrize("kind", [SampledPaths, ConcatenatedPaths])
 def test_a_norm_without_scales_has_no_gates(kind, norm) -> None:
     """The message names the norm and those that have gates."""
-    arguments = (4, 4, "1d") if kind is SampledPaths else (4, "1d")
     with pytest.raises(ValueError, match=r"norm .* has no scale for each channel, so paths have no gates; allowed are"):
-        kind(*arguments, norm, "RELU")
+        kind(4, 4, "1d", norm, "RELU")
 
 
 def test_what_else_is_refused() -> None:

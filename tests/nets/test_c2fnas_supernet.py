@@ -11,7 +11,7 @@ from torch import Tensor
 from cakes_monai.architecture import SUB_KERNELS, Topology
 from cakes_monai.blocks import draw_paths, gate_magnitudes, keep_paths, path_operations
 from cakes_monai.nets import C2FNAS, C2FNASSupernet
-from cakes_monai.search import derived_architecture, rank_kernels
+from cakes_monai.search import rank_kernels
 
 LEVELS = (0, 0, 1, 0)
 
@@ -57,7 +57,7 @@ def test_eval_is_the_derived_network() -> None:
     """With the weights copied, the C2FNAS network of the derived architecture gives the same output."""
     network = supernet().eval()
     ranking = rank_kernels(gate_magnitudes(network), SUB_KERNELS)
-    derived = C2FNAS(1, 2, derived_architecture(network.topology, ranking, {}), 4).double().eval()
+    derived = C2FNAS(1, 2, network.derived(ranking.splits), 4).double().eval()
     torch.testing.assert_close(with_weights_of(network, derived)(image()), network(image()))
     keep_paths(network, {name: layer.channels for name, layer in ranking.layers.items()})
     torch.testing.assert_close(derived(image()), network(image()))

@@ -16,7 +16,6 @@ from cakes_monai.architecture import Architecture, KernelSplit, Topology
 from cakes_monai.search import (
     KernelDerivation,
     SplitSummary,
-    derived_architecture,
     manual_architecture,
     rank_kernels,
     split_summary,
@@ -27,7 +26,7 @@ def test_derivation_keeps_the_channels(tmp_path: Path) -> None:
     """architecture.json has the counts, the result file has the channels they come from, the origin and the totals."""
     gates = {"cells.0.operations.0": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0.5]]}
     ranking = rank_kernels(gates, ["3x3x3", "1x3x3", "1x1x3"])
-    architecture = derived_architecture(Topology((0,)), ranking, {"stage": "kernels", "seed": 3})
+    architecture = Architecture.of_splits(Topology((0,)), ranking.splits, {"stage": "kernels", "seed": 3})
     assert architecture.cells[0].kernels[0].as_dict() == {"3x3x3": 1, "1x3x3": 1, "1x1x3": 2}
 
     KernelDerivation(architecture, ranking).save(tmp_path / "result.json")
@@ -42,8 +41,8 @@ def test_derivation_keeps_the_channels(tmp_path: Path) -> None:
 def test_a_missing_layer_is_named() -> None:
     """A ranking of another topology is refused."""
     ranking = rank_kernels({"cells.0.operations.0": np.ones((3, 4))}, "1d")
-    with pytest.raises(ValueError, match=r"the ranking lacks cells\.1\.operations\.0, cells\.1\.operations\.1"):
-        derived_architecture(Topology((0, 0)), ranking, {})
+    with pytest.raises(ValueError, match=r"no split is given for cells\.1\.operations\.0, cells\.1\.operations\.1"):
+        Architecture.of_splits(Topology((0, 0)), ranking.splits)
 
 
 def test_totals_are_counted_as_in_the_papers_appendix() -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from cakes_monai.architecture import SUB_KERNELS, Architecture
-from cakes_monai.search import Budget, c2fnas_budget, c2fnas_path_layers, rank_kernels
+from cakes_monai.cost import c2fnas_cost
+from cakes_monai.search import Budget, c2fnas_path_layers, manual_architecture, network_budget, rank_kernels
 
 THREE = ("3x3x3", "1x3x3", "1x1x3")
 
@@ -104,7 +105,9 @@ def test_a_whole_network_under_a_budget(init_filters: int, granularity: int, lim
     random = np.random.default_rng(0)
     layers = c2fnas_path_layers(topology, SUB_KERNELS, init_filters)
     gates = {name: random.random((7, layer.out_channels)) for name, layer in layers.items()}
-    budget = c2fnas_budget(limit, "params", topology, SUB_KERNELS, init_filters=init_filters)
+    manual = manual_architecture("123d", init_filters=init_filters)
+    cost = c2fnas_cost(manual, init_filters=init_filters)
+    budget = network_budget(limit, "params", layers, manual.splits, cost)
     ranking = rank_kernels(gates, SUB_KERNELS, granularity=granularity, budget=budget, tolerance=tolerance)
     assert 0.99 * limit < ranking.cost <= limit
     assert ranking.bound * (1 - tolerance) <= ranking.weight <= ranking.bound * (1 + 1e-9)

@@ -14,11 +14,11 @@ from cakes_monai.architecture import SUB_KERNELS, Architecture, kernel_size
 from cakes_monai.cost import c2fnas_cost
 from cakes_monai.search import (
     PathLayer,
-    c2fnas_budget,
     c2fnas_path_layers,
     cost_betas,
     latency_budget,
     manual_architecture,
+    network_budget,
     parameter_betas,
     rank_kernels,
 )
@@ -54,7 +54,9 @@ def test_cost_betas_follow_layers() -> None:
 def test_budget_counts_the_whole_network(unit: str) -> None:
     """Fixed part and channels add up to the closed-form cost of a derived network, for an odd size too."""
     architecture = manual_architecture("123d", init_filters=8)
-    budget = c2fnas_budget(1, unit, architecture.topology, "123d", 2, 3, 8, (40, 33, 50))
+    layers = c2fnas_path_layers(architecture.topology, "123d", 8, (40, 33, 50))
+    other = manual_architecture("12d", init_filters=8)
+    budget = network_budget(1, unit, layers, other.splits, c2fnas_cost(other, 2, 3, 8, (40, 33, 50)))
     total = budget.fixed
     for name, costs in budget.costs.items():
         _, cell, _, branch = name.split(".")
@@ -65,8 +67,8 @@ def test_budget_counts_the_whole_network(unit: str) -> None:
 
 def test_budget_units_are_named() -> None:
     """An unknown unit is refused with the known ones."""
-    with pytest.raises(ValueError, match=r"unknown unit 'ms', allowed are params, multiply_adds, paper_flops"):
-        c2fnas_budget(1, "ms", Architecture.published("c2fnas-3d").topology, "1d")
+    with pytest.raises(ValueError, match=r"unknown unit 'seconds', allowed are .*paper_flops and ms"):
+        network_budget(1, "seconds", {}, {}, c2fnas_cost(Architecture.published("c2fnas-3d")))
 
 
 def test_latency_budget_shares_a_layers_time_among_its_channels() -> None:

@@ -17,8 +17,7 @@ from cakes_monai.architecture import Architecture
 from cakes_monai.blocks import SampledPaths, draw_paths, gate_magnitudes, path_operations
 from cakes_monai.losses import GateLasso
 from cakes_monai.nets import C2FNAS, C2FNASSupernet
-from cakes_monai.search import c2fnas_budget
-from cakes_monai.workflows import derive_kernels
+from cakes_monai.workflows import derive_kernels, kernel_budget
 
 
 def supernet(priority: str, sub_kernels="123d") -> C2FNASSupernet:
@@ -60,7 +59,7 @@ def test_derivation_follows_the_gates_and_says_its_origin(priority: str, tmp_pat
 def test_rule_granularity_and_budget_are_kept(tmp_path) -> None:
     """All choices are in the origin, and the architecture meets the budget in multiples of the granularity."""
     network = supernet("cost", ["3x3x3", "1x3x3", "1x1x3"])
-    budget = c2fnas_budget(22_000, "params", network.topology, network.sub_kernels, init_filters=4)
+    budget = kernel_budget(network, 22_000, "params", (16, 16, 16))
     found = derive_kernels(network, "top_c", 4, budget)
     origin = found.architecture.origin
     assert (origin["rule"], origin["granularity"]) == ("top_c", 4)
@@ -70,6 +69,19 @@ def test_rule_granularity_and_budget_are_kept(tmp_path) -> None:
     assert sum(p.numel() for p in network.parameters()) == found.ranking.cost <= 22_000
     counts = [n for cell in found.architecture.cells for split in cell.kernels for _, n in split.counts]
     assert not any(n % 4 for n in counts)
+
+
+def test_a_budget_in_milliseconds_is_met(tmp_path) -> None:
+    """Measured once and kept; a limit between the cheapest and the unlimited choice is met by other splits."""
+    network = supernet("cost", ["3x3x3", "1x1x3"])
+    size, cache = (16, 16, 16), tmp_path / "latency.json"
+    free = derive_kernels(network, budget=kernel_budget(network, 1e9, "ms", size, cache))
+    costs = kernel_budget(network, 1, "ms", size, cache).costs
+    least = sum(min(pair) * free.architecture.splits[name].out_channels for name, pair in costs.items())
+    limit = (least + free.ranking.cost) / 2
+    found = derive_kernels(network, budget=kernel_budget(network, limit, "ms", size, cache))
+    assert found.ranking.cost <= limit < free.ranking.cost
+    assert found.architecture.origin["budget"] == {"limit": limit, "unit": "ms", "cost": found.ranking.cost}
 
 
 def test_the_lasso_finds_the_cheap_sub_kernels() -> None:
@@ -148,5 +160,5 @@ def test_monais_trainer_runs_the_search_from_a_config() -> None:
 
 def test_other_networks_are_refused() -> None:
     """Only a super-network has something to derive."""
-    with pytest.raises(ValueError, match="derived from a C2FNASSupernet, not from a C2FNAS"):
+    with pytest.raises(ValueError, match="derived from a super-network, not from a C2FNAS"):
         derive_kernels(C2FNAS(1, 2, Architecture.published("c2fnas-3d"), 2))
