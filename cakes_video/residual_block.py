@@ -1,0 +1,98 @@
+# Copyright (c) The cakes-monai authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Residual blocks for clips, whose 3x3x3 convolutions are made by what the network is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from monai.networks.layers.utils import get_norm_layer
+from torch import Tensor, nn
+
+from cakes_monai.blocks.transition import Factory
+from cakes_video.residual_plan import BlockPlan
+
+__all__ = ["PathSum", "ReplacedConvolution", "ResidualBlock"]
+
+Stride = tuple[int, int, int]
+
+#: Makes what stands in the place of a 3x3x3 convolution and its norm and activation, from the place's name, its input
+#: and output channels, its stride and the activation ("" for none). It may give more channels (``out_channels``).
+ReplacedConvolution = Callable[[str, int, int, Stride, Factory], nn.Module]
+
+
+class PathSum(nn.Conv3d):
+    """
+    1x1x1 convolution that brings the concatenated paths of a super-network back to the channels of one.
+
+    It starts as the mean of the paths. A bottleneck needs none, its own last 1x1x1 convolution follows the paths.
+
+    Args:
+        in_channels: channels of all paths, a multiple of ``out_channels``.
+        out_channels: channels of one path.
+
+    Shapes:
+        - input: ``(N, in_channels, T, H, W)``
+        - output: ``(N, out_channels, T, H, W)``
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1, bias=False)
+        paths = in_channels // out_channels
+        with torch.no_grad():
+            self.weight.copy_(torch.eye(out_channels).repeat(1, paths)[..., None, None, None] / paths)
+
+
+class ResidualBlock(nn.Module):
+    """
+    Block of a ResNet for clips (He et al., 2016, figure 5), with the stride in the 3x3x3 convolution, never in time.
+
+    The names of the parts are those of torchvision; a replaced convolution has its norm and activation within.
+
+    Args:
+        plan: the block's place and channels.
+        make: makes what stands in the place of the 3x3x3 convolutions.
+        norm: norm as MONAI names it.
+
+    Shapes:
+        - input: ``(N, plan.in_channels, T, H, W)``
+        - output: ``(N, plan.out_channels, T, ceil(H/stride), ceil(W/stride))``
+    """
+
+    def __init__(self, plan: BlockPlan, make: ReplacedConvolution, norm: Factory) -> None:
+        super().__init__()
+        stride = (1, plan.stride, plan.stride)
+        relu: Factory = ("RELU", {"inplace": True})
+        if plan.bottleneck:
+            self.conv1: nn.Module = _pointwise(plan.in_channels, plan.planes)
+            self.bn1: nn.Module = get_norm_layer(norm, 3, plan.planes)
+            self.conv2 = make(f"{plan.name}.conv2", plan.planes, plan.planes, stride, relu)
+            self.conv3 = _pointwise(int(self.conv2.out_channels), plan.out_channels)  # type: ignore[arg-type]
+            self.bn3 = get_norm_layer(norm, 3, plan.out_channels)
+        else:
+            self.conv1 = _summed(make(f"{plan.name}.conv1", plan.in_channels, plan.planes, stride, relu), plan.planes)
+            self.conv2 = _summed(make(f"{plan.name}.conv2", plan.planes, plan.planes, (1, 1, 1), ""), plan.planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.bottleneck = plan.bottleneck
+        self.downsample: nn.Module = nn.Identity()
+        if plan.projected:
+            projection = _pointwise(plan.in_channels, plan.out_channels, stride)
+            self.downsample = nn.Sequential(projection, get_norm_layer(norm, 3, plan.out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102 - described above
+        if self.bottleneck:
+            residual = self.bn3(self.conv3(self.conv2(self.relu(self.bn1(self.conv1(x))))))
+        else:
+            residual = self.conv2(self.conv1(x))
+        return self.relu(residual + self.downsample(x))
+
+
+def _pointwise(in_channels: int, out_channels: int, stride: Stride = (1, 1, 1)) -> nn.Conv3d:
+    return nn.Conv3d(in_channels, out_channels, 1, stride, bias=False)
+
+
+def _summed(operation: nn.Module, channels: int) -> nn.Module:
+    """The operation, followed by a :class:`PathSum` when it gives the channels of several paths."""
+    width = int(operation.out_channels)  # type: ignore[arg-type]
+    return operation if width == channels else nn.Sequential(operation, PathSum(width, channels))

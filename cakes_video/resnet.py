@@ -1,0 +1,192 @@
+# Copyright (c) The cakes-monai authors.
+# SPDX-License-Identifier: Apache-2.0
+"""ResNets for clips from CAKES convolutions, and their super-networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from monai.networks.layers.utils import get_norm_layer
+from torch import Tensor, nn
+
+from cakes_monai.architecture import KernelSplit
+from cakes_monai.backbone_architecture import BackboneArchitecture
+from cakes_monai.blocks import SubKernelOperation, candidate_paths
+from cakes_monai.blocks.transition import Factory
+from cakes_monai.cost import Cost
+from cakes_video.architectures import check_layers
+from cakes_video.cost import video_cost
+from cakes_video.residual_block import ReplacedConvolution, ResidualBlock
+from cakes_video.residual_plan import block_plans, replaced_convolutions, video_sub_kernels
+
+__all__ = ["VideoBackbone", "VideoResNet", "VideoResNetSupernet"]
+
+
+class VideoBackbone(nn.Module):
+    """
+    ResNet for clips, whatever stands in the place of its 3x3x3 convolutions.
+
+    CAKES (Yu et al., AAAI 2021), "Action Recognition in Videos": stem 1x7x7 and max-pooling 1x3x3, both with stride
+    (1, 2, 2), four stages, the mean over each frame, dropout, a linear layer, and the mean of the logits over time.
+
+    Args:
+        backbone: "resnet18", "resnet34", "resnet50" or "resnet101".
+        make: makes what stands in the place of the 3x3x3 convolutions.
+        num_classes: number of classes.
+        width: channels of the stem, 64 in the papers.
+        norm: norm after every convolution, as MONAI names it.
+        dropout: probability of the dropout of each frame's features, 0.3 in the papers.
+        in_channels: channels of a frame.
+
+    Raises:
+        ValueError: for an unknown backbone, fewer than one class or a width below 1.
+
+    Shapes:
+        - input: ``(N, in_channels, T, H, W)``
+        - output: ``(N, num_classes)``, logits
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        make: ReplacedConvolution,
+        num_classes: int,
+        width: int = 64,
+        norm: Factory = "BATCH",
+        dropout: float = 0.3,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes {num_classes} must be at least 1.")
+        plans = block_plans(backbone, width)
+        self.backbone = backbone
+        self.num_classes, self.width, self.in_channels = num_classes, width, in_channels
+        self.conv1 = nn.Conv3d(in_channels, width, (1, 7, 7), (1, 2, 2), (0, 3, 3), bias=False)
+        self.bn1 = get_norm_layer(norm, 3, width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
+        self.layer1, self.layer2, self.layer3, self.layer4 = (
+            nn.Sequential(
+                *(ResidualBlock(plan, make, norm) for plan in plans if plan.name.startswith(f"layer{stage}."))
+            )
+            for stage in (1, 2, 3, 4)
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(plans[-1].out_channels, num_classes)
+        nn.init.normal_(self.fc.weight, 0, 0.001)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102 - described above
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        frames = self.dropout(x.mean((3, 4)).transpose(1, 2))  # (N, T, features)
+        logits: Tensor = self.fc(frames).mean(1)
+        return logits
+
+
+class VideoResNet(VideoBackbone):
+    """
+    ResNet for clips built from a :class:`~cakes_monai.backbone_architecture.BackboneArchitecture`.
+
+    Args:
+        architecture: an architecture or the content of its JSON; it names the backbone.
+        num_classes: number of classes.
+        width: channels of the stem, 64 in the papers.
+        norm: norm after every convolution, as MONAI names it.
+        dropout: probability of the dropout of each frame's features, 0.3 in the papers.
+        in_channels: channels of a frame.
+
+    Raises:
+        ValueError: when the architecture is for another width or network, and in ``load_state_dict`` (strict or not)
+            for weights of another architecture.
+
+    Shapes:
+        - input: ``(N, in_channels, T, H, W)``
+        - output: ``(N, num_classes)``, logits
+
+    Example:
+        >>> network = VideoResNet(video_architecture("performance-12d"), num_classes=174)
+    """
+
+    def __init__(
+        self,
+        architecture: BackboneArchitecture | Mapping[str, Any],
+        num_classes: int,
+        width: int = 64,
+        norm: Factory = "BATCH",
+        dropout: float = 0.3,
+        in_channels: int = 3,
+    ) -> None:
+        found = BackboneArchitecture.of(architecture)
+        check_layers(found, width)
+
+        def make(
+            place: str, in_channels: int, out_channels: int, stride: tuple[int, int, int], act: Factory
+        ) -> nn.Module:
+            return SubKernelOperation(in_channels, found.layers[place], norm, act, stride)
+
+        super().__init__(found.backbone, make, num_classes, width, norm, dropout, in_channels)
+        self.architecture = found
+
+
+class VideoResNetSupernet(VideoBackbone):
+    """
+    Super-network of CAKES for clips: every sub-kernel of every channel of a 3x3x3 convolution is a path.
+
+    With cost priority the 1x1x1 convolution of a bottleneck aggregates the paths; the blocks of a ResNet-18 or -34
+    have none and get one each behind their convolutions (:class:`cakes_video.residual_block.PathSum`).
+
+    Args:
+        num_classes: number of classes.
+        sub_kernels: candidates: the name of a set for clips ("12d", "23d", "123d" ...) or a list of sub-kernels.
+        priority: "performance" computes one random path per channel in every iteration, "cost" all of them.
+        backbone: "resnet18", "resnet34", "resnet50" or "resnet101".
+        width: channels of the stem, 64 in the papers.
+        norm: norm after every convolution, as MONAI names it; it must have scales.
+        dropout: probability of the dropout of each frame's features.
+        in_channels: channels of a frame.
+
+    Raises:
+        ValueError: for an unknown priority, set, sub-kernel or backbone, or a norm without scales.
+
+    Shapes:
+        - input: ``(N, in_channels, T, H, W)``
+        - output: ``(N, num_classes)``, logits
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        sub_kernels: str | Iterable[str] = "12d",
+        priority: str = "performance",
+        backbone: str = "resnet50",
+        width: int = 64,
+        norm: Factory = "BATCH",
+        dropout: float = 0.3,
+        in_channels: int = 3,
+    ) -> None:
+        paths = candidate_paths(priority)
+        names = video_sub_kernels(sub_kernels)
+
+        def make(
+            place: str, in_channels: int, out_channels: int, stride: tuple[int, int, int], act: Factory
+        ) -> nn.Module:
+            return paths(in_channels, out_channels, names, norm, act, stride)
+
+        super().__init__(backbone, make, num_classes, width, norm, dropout, in_channels)
+        self.sub_kernels = names
+        self.priority = priority
+
+    def derived(
+        self, splits: Mapping[str, KernelSplit], origin: Mapping[str, Any] | None = None
+    ) -> BackboneArchitecture:
+        """The architecture with these splits in the places of this network's paths."""
+        known = replaced_convolutions(self.backbone, self.width)  # paths before a PathSum are the first of a Sequential
+        places = {name if name in known else name.removesuffix(".0"): split for name, split in splits.items()}
+        return BackboneArchitecture.of_splits(self.backbone, places, origin)
+
+    def derived_cost(self, splits: Mapping[str, KernelSplit], size: Sequence[int]) -> Cost:
+        """What the :meth:`derived` network costs for a clip of ``size`` frames, rows and columns."""
+        return video_cost(self.derived(splits), self.num_classes, self.width, size, self.in_channels)
