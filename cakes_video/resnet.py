@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from monai.networks.layers.utils import get_norm_layer
 from torch import Tensor, nn
 
@@ -16,11 +19,12 @@ from cakes_monai.blocks import SubKernelOperation, candidate_paths
 from cakes_monai.blocks.transition import Factory
 from cakes_monai.cost import Cost
 from cakes_video.architectures import check_layers
+from cakes_video.class_names import check_class_names, class_order
 from cakes_video.cost import video_cost
 from cakes_video.residual_block import ReplacedConvolution, ResidualBlock
 from cakes_video.residual_plan import block_plans, replaced_convolutions, video_sub_kernels
 
-__all__ = ["VideoBackbone", "VideoResNet", "VideoResNetSupernet"]
+__all__ = ["VideoBackbone", "VideoResNet", "VideoResNetSupernet", "saved_class_names"]
 
 
 class VideoBackbone(nn.Module):
@@ -33,7 +37,8 @@ class VideoBackbone(nn.Module):
     Args:
         backbone: "resnet18", "resnet34", "resnet50" or "resnet101".
         make: makes what stands in the place of the 3x3x3 convolutions.
-        num_classes: number of classes.
+        num_classes: number of classes, or their names, which then travel with the weights: ``load_state_dict`` brings
+            weights of the same classes in another order into this one, and refuses those of other classes.
         width: channels of the stem, 64 in the papers.
         norm: norm after every convolution, as MONAI names it.
         dropout: probability of the dropout of each frame's features, 0.3 in the papers.
@@ -51,18 +56,19 @@ class VideoBackbone(nn.Module):
         self,
         backbone: str,
         make: ReplacedConvolution,
-        num_classes: int,
+        num_classes: int | Sequence[str],
         width: int = 64,
         norm: Factory = "BATCH",
         dropout: float = 0.3,
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        if num_classes < 1:
+        self.class_names = () if isinstance(num_classes, int) else check_class_names(num_classes)
+        self.num_classes = num_classes if isinstance(num_classes, int) else len(num_classes)
+        if self.num_classes < 1:
             raise ValueError(f"num_classes {num_classes} must be at least 1.")
         plans = block_plans(backbone, width)
-        self.backbone = backbone
-        self.num_classes, self.width, self.in_channels = num_classes, width, in_channels
+        self.backbone, self.width, self.in_channels = backbone, width, in_channels
         self.conv1 = nn.Conv3d(in_channels, width, (1, 7, 7), (1, 2, 2), (0, 3, 3), bias=False)
         self.bn1 = get_norm_layer(norm, 3, width)
         self.relu = nn.ReLU(inplace=True)
@@ -74,9 +80,17 @@ class VideoBackbone(nn.Module):
             for stage in (1, 2, 3, 4)
         )
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(plans[-1].out_channels, num_classes)
+        self.fc = nn.Linear(plans[-1].out_channels, self.num_classes)
         nn.init.normal_(self.fc.weight, 0, 0.001)
         nn.init.zeros_(self.fc.bias)
+        self.register_load_state_dict_pre_hook(_match_classes)
+
+    def get_extra_state(self) -> Tensor:
+        """The names of the classes, which become a part of the state dict (as JSON in UTF-8)."""
+        return torch.tensor(list(json.dumps(self.class_names).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Nothing: the names were matched before the weights were loaded."""
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102 - described above
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
@@ -92,7 +106,8 @@ class VideoResNet(VideoBackbone):
 
     Args:
         architecture: an architecture or the content of its JSON; it names the backbone.
-        num_classes: number of classes.
+        num_classes: number of classes, or their names, which then travel with the weights: ``load_state_dict`` brings
+            weights of the same classes in another order into this one, and refuses those of other classes.
         width: channels of the stem, 64 in the papers.
         norm: norm after every convolution, as MONAI names it.
         dropout: probability of the dropout of each frame's features, 0.3 in the papers.
@@ -113,7 +128,7 @@ class VideoResNet(VideoBackbone):
     def __init__(
         self,
         architecture: BackboneArchitecture | Mapping[str, Any],
-        num_classes: int,
+        num_classes: int | Sequence[str],
         width: int = 64,
         norm: Factory = "BATCH",
         dropout: float = 0.3,
@@ -139,7 +154,8 @@ class VideoResNetSupernet(VideoBackbone):
     have none and get one each behind their convolutions (:class:`cakes_video.residual_block.PathSum`).
 
     Args:
-        num_classes: number of classes.
+        num_classes: number of classes, or their names, which then travel with the weights: ``load_state_dict`` brings
+            weights of the same classes in another order into this one, and refuses those of other classes.
         sub_kernels: candidates: the name of a set for clips ("12d", "23d", "123d" ...) or a list of sub-kernels.
         priority: "performance" computes one random path per channel in every iteration, "cost" all of them.
         backbone: "resnet18", "resnet34", "resnet50" or "resnet101".
@@ -158,7 +174,7 @@ class VideoResNetSupernet(VideoBackbone):
 
     def __init__(
         self,
-        num_classes: int,
+        num_classes: int | Sequence[str],
         sub_kernels: str | Iterable[str] = "12d",
         priority: str = "performance",
         backbone: str = "resnet50",
@@ -190,3 +206,36 @@ class VideoResNetSupernet(VideoBackbone):
     def derived_cost(self, splits: Mapping[str, KernelSplit], size: Sequence[int]) -> Cost:
         """What the :meth:`derived` network costs for a clip of ``size`` frames, rows and columns."""
         return video_cost(self.derived(splits), self.num_classes, self.width, size, self.in_channels)
+
+
+def saved_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """
+    Names of the classes that a file of weights was trained for.
+
+    Raises:
+        ValueError: when the file cannot be read, or its weights were saved without names.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        names = _names(state["_extra_state"])
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such file; train first, or give the weights' path.") from error
+    except Exception as error:  # unpickling raises all kinds
+        raise ValueError(f"{path}: these are no weights with class names.") from error
+    if not names:
+        raise ValueError(f"{path}: the weights were saved without class names; give the names.")
+    return names
+
+
+def _match_classes(network: VideoBackbone, state: dict[str, Any], prefix: str, *others: Any) -> None:
+    """Bring the rows of the last layer into the order of the network's classes."""
+    names = _names(state.setdefault(f"{prefix}_extra_state", network.get_extra_state()))
+    if not network.class_names or not names or names == network.class_names:
+        return
+    order = class_order(names, network.class_names)
+    for name in ("fc.weight", "fc.bias"):
+        state[f"{prefix}{name}"] = state[f"{prefix}{name}"][order]
+
+
+def _names(state: Tensor) -> tuple[str, ...]:
+    return tuple(json.loads(bytes(state.tolist()).decode()))

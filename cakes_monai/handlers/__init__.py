@@ -14,6 +14,7 @@ from cakes_monai.handlers.gradient_clip import GradientClip
 from cakes_monai.handlers.path_sampler import PathSampler
 from cakes_monai.handlers.polynomial_learning_rate import PolynomialLearningRate
 from cakes_monai.handlers.spaced_metric import SpacedMetric
+from cakes_monai.handlers.step_learning_rate import StepLearningRate
 from cakes_monai.handlers.volume_report import VolumeReport
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "PathSampler",
     "PolynomialLearningRate",
     "SpacedMetric",
+    "StepLearningRate",
     "TrainingCheckpoint",
     "VolumeReport",
 ]

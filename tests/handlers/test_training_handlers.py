@@ -13,7 +13,7 @@ from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose, RandGaussianNoised
 from torch import nn
 
-from cakes_monai.handlers import EpochSeed, GradientClip, PolynomialLearningRate
+from cakes_monai.handlers import EpochSeed, GradientClip, PolynomialLearningRate, StepLearningRate
 from cakes_monai.inference import AutocastInferer, has_fast_bfloat16
 
 
@@ -57,6 +57,32 @@ def test_polynomial_learning_rate_by_hand() -> None:
     recorder = Recorder(lambda engine: engine.optimizer.param_groups[0]["lr"])
     trainer([lambda _n, optimizer: PolynomialLearningRate(optimizer, 0.1, 0.9), lambda *_: recorder]).run()
     np.testing.assert_allclose(recorder.seen, [0.1 * (1 - i / 6) ** 0.9 for i in range(6)])
+
+
+def rates(**options) -> list[float]:
+    """Learning rates of six iterations, two an epoch."""
+    recorder = Recorder(lambda engine: [group["lr"] for group in engine.optimizer.param_groups])
+    trainer([lambda _n, optimizer: StepLearningRate(optimizer, 0.4, **options), lambda *_: recorder]).run()
+    return [rate for (rate,) in recorder.seen]
+
+
+def test_step_learning_rate_by_hand() -> None:
+    """Steps and warm-up in epochs of two iterations (CAKES, video) or in iterations (C2FNAS)."""
+    np.testing.assert_allclose(rates(steps=[1, 2]), [0.4, 0.4, 0.04, 0.04, 0.004, 0.004])
+    np.testing.assert_allclose(rates(steps=[2], warmup=1, warmup_lr=0.1), [0.1, 0.25, 0.4, 0.4, 0.04, 0.04])
+    iterations = rates(steps=[4], factor=0.5, warmup=2, warmup_lr=0.2, in_iterations=True)
+    np.testing.assert_allclose(iterations, [0.2, 0.3, 0.4, 0.4, 0.2, 0.2])
+    with pytest.raises(ValueError, match=r"steps \[2, 1\] must increase"):
+        rates(steps=[2, 1])
+
+
+def test_groups_scale_the_learning_rate() -> None:
+    """A group with "lr_scale" 2 learns twice as fast."""
+    layer = nn.Linear(2, 1)
+    groups = [{"params": [layer.weight]}, {"params": [layer.bias], "lr_scale": 2.0}]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    trainer([lambda *_: StepLearningRate(optimizer, 0.4, [9])], epochs=1).run()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.4, 0.8]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -18,7 +18,8 @@ from cakes_monai.losses import GateLasso
 from cakes_monai.workflows import derive_kernels, kernel_budget
 from cakes_video.architectures import video_architecture
 from cakes_video.cost import video_cost
-from cakes_video.resnet import VideoResNet, VideoResNetSupernet
+from cakes_video.parameter_groups import parameter_groups
+from cakes_video.resnet import VideoResNet, VideoResNetSupernet, saved_class_names
 
 
 def clip(frames: int = 4, size: int = 32) -> Tensor:
@@ -170,3 +171,45 @@ def test_illegal_settings_are_refused() -> None:
 def test_gates_are_named_by_their_places() -> None:
     """The names of a bottleneck's paths are those of the architecture."""
     assert list(gate_magnitudes(VideoResNetSupernet(5, width=4))) == list(video_architecture("c2d", width=4).layers)
+
+
+def test_classes_travel_with_the_weights(tmp_path: Path) -> None:
+    """Another order is matched by name, some of the classes are picked; others are refused; names can be read."""
+    architecture = video_architecture("c2d", "resnet18", 4)
+    trained = randomised(VideoResNet(architecture, ["jump", "run", "sit"], 4)).eval()
+    nn.init.normal_(trained.fc.weight)
+    torch.save(trained.state_dict(), tmp_path / "model.pt")
+    weights = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert saved_class_names(tmp_path / "model.pt") == ("jump", "run", "sit")
+
+    x = clip(2)
+    for names, order in ((["sit", "jump", "run"], [2, 0, 1]), (["run", "sit"], [1, 2])):
+        network = VideoResNet(architecture, names, 4).eval()
+        network.load_state_dict(weights)
+        torch.testing.assert_close(network(x), trained(x)[:, order])
+    unnamed = VideoResNet(architecture, 3, 4).eval()
+    unnamed.load_state_dict(weights)
+    torch.testing.assert_close(unnamed(x), trained(x))
+
+    with pytest.raises(ValueError, match="1 of the 3 classes of the data are unknown to the checkpoint: 'walk'"):
+        VideoResNet(architecture, ["jump", "walk", "sit"], 4).load_state_dict(weights)
+    with pytest.raises(ValueError, match=r"nothing\.pt: no such file"):
+        saved_class_names(tmp_path / "nothing.pt")
+    torch.save(unnamed.state_dict(), tmp_path / "unnamed.pt")
+    with pytest.raises(ValueError, match="saved without class names"):
+        saved_class_names(tmp_path / "unnamed.pt")
+
+
+def test_the_optimizer_treats_biases_and_norms_apart() -> None:
+    """All parameters once: weights decay, biases learn twice as fast, neither they nor norms decay."""
+    network = VideoResNetSupernet(5, "12d", "cost", "resnet50", 4)
+    weights, biases, norms = parameter_groups(network, 1e-3)
+    assert (weights["weight_decay"], biases["weight_decay"], norms["weight_decay"]) == (1e-3, 0, 0)
+    assert (weights.get("lr_scale"), biases["lr_scale"], norms.get("lr_scale")) == (None, 2, None)
+    assert [tuple(bias.shape) for bias in biases["params"]] == [(5,)]
+    assert all(parameter.dim() > 1 for parameter in weights["params"])
+    assert all(parameter.dim() == 1 for parameter in norms["params"])
+    everything = [id(p) for group in (weights, biases, norms) for p in group["params"]]
+    assert sorted(everything) == sorted(id(p) for p in network.parameters())
+    paths = VideoResNetSupernet(5, "12d", "performance", "resnet50", 4)
+    assert any(p.shape == (2, 4) for p in parameter_groups(paths)[-1]["params"])  # gates are scales of norms
