@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from cakes_monai.architecture import Architecture
-from cakes_monai.cost import PUBLISHED_COSTS, Cost, c2fnas_cost
+from cakes_monai.cost import PUBLISHED_COSTS, c2fnas_cost
+from cakes_monai.cost_table import cost_row, cost_table
 from cakes_monai.search import manual_architecture, split_summary
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -43,12 +44,12 @@ def cost(
         if architecture is not None:
             loaded = Architecture.load(architecture)
             filters = init_filters or loaded.init_filters or 32
-            rows = [_row(str(architecture), c2fnas_cost(loaded, in_channels, out_channels, filters, size))]
+            rows = [cost_row(str(architecture), c2fnas_cost(loaded, in_channels, out_channels, filters, size))]
         else:
             rows = _published_rows(in_channels, out_channels, init_filters or 32, size)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--architecture") from error
-    typer.echo(json.dumps(rows, indent=1) if as_json else _table(rows))
+    typer.echo(json.dumps(rows, indent=1) if as_json else cost_table(rows))
 
 
 def _published_rows(in_channels: int, out_channels: int, filters: int, size: tuple[int, int, int]) -> list[Any]:
@@ -58,46 +59,8 @@ def _published_rows(in_channels: int, out_channels: int, filters: int, size: tup
         if published.architecture:
             network = Architecture.published(published.architecture, filters)
             ours = c2fnas_cost(network, in_channels, out_channels, filters, size)
-        rows.append(_row(published.model, ours, published.source, published.params_m, published.flops_g))
+        rows.append(cost_row(published.model, ours, published.source, published.params_m, published.flops_g))
     return rows
-
-
-def _row(
-    model: str,
-    ours: Cost | None,
-    source: str | None = None,
-    paper_params_m: float | None = None,
-    paper_flops_g: float | None = None,
-) -> dict[str, Any]:
-    return {
-        "model": model,
-        "source": source,
-        "params": ours and ours.params,
-        "multiply_adds": ours and ours.multiply_adds,
-        "paper_flops": ours and ours.paper_flops,
-        "paper_params_m": paper_params_m,
-        "paper_flops_g": paper_flops_g,
-    }
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    width = max(len(row["model"]) for row in rows)
-    head = f"{'':{width}}  {'params M':>9} {'mult-adds G':>12} {'FLOPs G':>9}   {'paper M':>8} {'paper G':>8}"
-    lines = [head]
-    for row in rows:
-        cells = [
-            _number(row["params"], 1e6, 9, 3),
-            _number(row["multiply_adds"], 1e9, 12, 3),
-            _number(row["paper_flops"], 1e9, 9, 3) + "  ",
-            _number(row["paper_params_m"], 1, 8, 2),
-            _number(row["paper_flops_g"], 1, 8, 2),
-        ]
-        lines.append(f"{row['model']:{width}}  {' '.join(cells)}  {row['source'] or ''}".rstrip())
-    return "\n".join(lines)
-
-
-def _number(value: float | None, unit: float, width: int, digits: int) -> str:
-    return f"{'-':>{width}}" if value is None else f"{value / unit:{width}.{digits}f}"
 
 
 @app.command()

@@ -84,13 +84,16 @@ class VideoBackbone(nn.Module):
         nn.init.normal_(self.fc.weight, 0, 0.001)
         nn.init.zeros_(self.fc.bias)
         self.register_load_state_dict_pre_hook(_match_classes)
+        self.trained_on = ""  #: fingerprint of the data that the weights were trained on
 
     def get_extra_state(self) -> Tensor:
-        """The names of the classes, which become a part of the state dict (as JSON in UTF-8)."""
-        return torch.tensor(list(json.dumps(self.class_names).encode()), dtype=torch.uint8)
+        """Names of the classes and :attr:`trained_on`, which become a part of the state dict (as JSON in UTF-8)."""
+        content = {"class_names": self.class_names, "trained_on": self.trained_on}
+        return torch.tensor(list(json.dumps(content).encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Any) -> None:
-        """Nothing: the names were matched before the weights were loaded."""
+        """Take over what the weights were trained on; their classes were matched before."""
+        self.trained_on = str(_extra(state)["trained_on"])
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102 - described above
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
@@ -217,7 +220,7 @@ def saved_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        names = _names(state["_extra_state"])
+        names = tuple(_extra(state["_extra_state"])["class_names"])
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file; train first, or give the weights' path.") from error
     except Exception as error:  # unpickling raises all kinds
@@ -229,7 +232,7 @@ def saved_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 def _match_classes(network: VideoBackbone, state: dict[str, Any], prefix: str, *others: Any) -> None:
     """Bring the rows of the last layer into the order of the network's classes."""
-    names = _names(state.setdefault(f"{prefix}_extra_state", network.get_extra_state()))
+    names = tuple(_extra(state.setdefault(f"{prefix}_extra_state", network.get_extra_state()))["class_names"])
     if not network.class_names or not names or names == network.class_names:
         return
     order = class_order(names, network.class_names)
@@ -237,5 +240,6 @@ def _match_classes(network: VideoBackbone, state: dict[str, Any], prefix: str, *
         state[f"{prefix}{name}"] = state[f"{prefix}{name}"][order]
 
 
-def _names(state: Tensor) -> tuple[str, ...]:
-    return tuple(json.loads(bytes(state.tolist()).decode()))
+def _extra(state: Tensor) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(bytes(state.tolist()).decode())
+    return content

@@ -11,6 +11,7 @@ from cakes_monai.handlers.early_stop import EarlyStop
 from cakes_monai.handlers.epoch_log import EpochLog
 from cakes_monai.handlers.epoch_seed import EpochSeed
 from cakes_monai.handlers.gradient_clip import GradientClip
+from cakes_monai.handlers.loader_wait import LoaderWait
 from cakes_monai.handlers.path_sampler import PathSampler
 from cakes_monai.handlers.polynomial_learning_rate import PolynomialLearningRate
 from cakes_monai.handlers.spaced_metric import SpacedMetric
@@ -24,6 +25,7 @@ __all__ = [
     "EpochLog",
     "EpochSeed",
     "GradientClip",
+    "LoaderWait",
     "ModelLoader",
     "ModelSaver",
     "PathSampler",

@@ -11,7 +11,6 @@ from datetime import timedelta
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
-from monai.handlers import from_engine
 from monai.utils import is_scalar
 from torch.optim import Optimizer
 
@@ -36,7 +35,6 @@ class EpochLog:
         self.optimizer = optimizer
         self.validator = validator
         self._losses: list[float] = []
-        self._loss_of = from_engine(["loss"], first=True)
         self._times: list[float] = []
         self._started = 0.0
 
@@ -66,7 +64,8 @@ class EpochLog:
         self._started = time.monotonic()
 
     def _collect(self, engine: Engine) -> None:
-        self._losses.append(float(self._loss_of(engine.state.output)))
+        output = engine.state.output
+        self._losses.append(float((output[0] if isinstance(output, list) else output)["loss"]))  # decollated or not
 
     def _validation(self) -> str:
         """The validation of this epoch, nothing when there was none."""

@@ -164,7 +164,7 @@ def _figure(size: tuple[float, float], title: str, axes: bool = True) -> tuple[F
 
 
 def _layer_labels(layers: Iterable[str]) -> list[str]:
-    """Of C2FNAS the number of the cell, with a letter for the input where a cell has two; else what tells them apart."""
+    """Of C2FNAS the number of the cell, with a letter for the input where a cell has two; else what differs."""
     names = list(layers)
     parts = [name.split(".") for name in names]  # cells.<cell>.operations.<input>
     if parts[0][0] != "cells":
