@@ -133,10 +133,9 @@ def convert(
 
     try:
         found, weights = load_authors_checkpoint(checkpoint)
-        classes: int | tuple[str, ...] = len(weights["fc.weight"])
-        network = VideoResNet(
-            found, read_class_names(class_names) if class_names else classes, len(weights["conv1.weight"])
-        )
+        classes = len(weights["fc.weight"])
+        names = read_class_names(class_names) if class_names else classes
+        network = VideoResNet(found, names, len(weights["conv1.weight"]))
         if network.num_classes != classes:
             raise ValueError(f"{class_names}: has {network.num_classes} names, the checkpoint has {classes} classes.")
         network.load_state_dict(weights)
