@@ -4,8 +4,18 @@
 
 from __future__ import annotations
 
+from cakes_monai.search.evolution import REASONS, TopologyEvolution
+from cakes_monai.search.journal import Journal, read_journal
+from cakes_monai.search.journal_records import JournalContent
 from cakes_monai.search.kernel_derivation import KernelDerivation, manual_architecture
 from cakes_monai.search.kernel_ranking import RULES, KeptPaths, Ranking, rank_kernels
+from cakes_monai.search.operation_sampling import (
+    SEARCHED_OPERATIONS,
+    RankCorrelation,
+    draw_candidates,
+    draw_operations,
+    rank_correlation,
+)
 from cakes_monai.search.path_costs import (
     BUDGET_UNITS,
     Budget,
@@ -16,23 +26,46 @@ from cakes_monai.search.path_costs import (
     network_budget,
     parameter_betas,
 )
+from cakes_monai.search.proposer import WIDTH_MULTIPLIERS, CandidateList, Proposer
 from cakes_monai.search.split_summary import SplitSummary, split_summary
+from cakes_monai.search.topology_space import TopologySpace, as_topology, cluster_topologies, legal_topologies
+from cakes_monai.search.trial import Proposal, Trial, best_trial
 
 __all__ = [
     "BUDGET_UNITS",
+    "REASONS",
     "RULES",
+    "SEARCHED_OPERATIONS",
+    "WIDTH_MULTIPLIERS",
     "Budget",
+    "CandidateList",
+    "Journal",
+    "JournalContent",
     "KeptPaths",
     "KernelDerivation",
     "PathLayer",
+    "Proposal",
+    "Proposer",
+    "RankCorrelation",
     "Ranking",
     "SplitSummary",
+    "TopologyEvolution",
+    "TopologySpace",
+    "Trial",
+    "as_topology",
+    "best_trial",
     "c2fnas_path_layers",
+    "cluster_topologies",
     "cost_betas",
+    "draw_candidates",
+    "draw_operations",
     "latency_budget",
+    "legal_topologies",
     "manual_architecture",
     "network_budget",
     "parameter_betas",
+    "rank_correlation",
     "rank_kernels",
+    "read_journal",
     "split_summary",
 ]
