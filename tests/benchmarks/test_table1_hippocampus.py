@@ -29,7 +29,7 @@ def results(tmp_path: Path) -> Path:
         return {"dice": {"mean": dice}, "params": params, "paper_flops": 2_000_000_000, "architecture": {}}
 
     content = {
-        "settings": {"init_filters": 8, "epochs": 20, "patch": [32, 48, 32]},
+        "settings": {"init_filters": 8, "epochs": 10, "patch": [32, 48, 32]},
         "versions": {},
         "runs": {name: one(name, dice) for name, dice in scores.items()},
         "latency": {"3D": 1.0, "CAKES manual 1,2,3D": 0.75},
