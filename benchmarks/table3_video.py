@@ -71,7 +71,7 @@ def main(
     backbone: Annotated[str, typer.Option(help="ResNet of all rows.")] = "resnet18",
     width: Annotated[int, typer.Option(min=1, help="Channels of the stem.")] = 16,
     size: Annotated[int, typer.Option(min=32, help="Rows and columns of a clip.")] = 64,
-    epochs: Annotated[int, typer.Option(min=1, help="Of every search and of every training.")] = 70,
+    epochs: Annotated[int, typer.Option(min=1, help="Of every search and of every training.")] = 120,
     minutes: Annotated[float, typer.Option(help="Start no further piece after this time.")] = math.inf,
     only: Annotated[str, typer.Option(help="Rows whose name contains this.")] = "",
     table: Annotated[bool, typer.Option("--table", help="Only print the table.")] = False,
@@ -102,6 +102,8 @@ def _piece(row: Row, seed: int, dataset_dir: Path, runs: Path, settings: dict[st
         "max_epochs": settings["epochs"],
         "seed": seed,
         "val_interval": settings["epochs"],
+        "num_workers": 0,
+        "cache": True,
     }
     if row.published:
         architecture = folder / "architecture.json"

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from monai.transforms import Randomizable, Transform
+from monai.utils import str2bool
 
 from cakes_video.clip_error import ClipError
 from cakes_video.clip_reader import Clip, open_clip
@@ -23,25 +25,41 @@ class _LoadClip(Transform):
     """What both ways of loading share: opening, the frame range, the fixed region, the layout."""
 
     def __init__(
-        self, num_frames: int, crop: Sequence[int] | None = None, video_key: str = "video", image_key: str = "image"
+        self,
+        num_frames: int,
+        crop: Sequence[int] | None = None,
+        video_key: str = "video",
+        image_key: str = "image",
+        cache: bool | str = False,
     ) -> None:
         name = type(self).__name__
         if num_frames < 1:
             raise ValueError(f"{name}: num_frames is {num_frames}, allowed are 1 or more.")
-        if crop is not None and (len(crop) != 4 or min(crop) < 0 or min(crop[2:]) < 1):
+        if crop and (len(crop) != 4 or min(crop) < 0 or min(crop[2:]) < 1):
             raise ValueError(f"{name}: crop is {crop}; allowed: top and left from 0, height and width from 1.")
         self.num_frames, self.video_key, self.image_key = num_frames, video_key, image_key
-        self.crop = None if crop is None else tuple(crop)
+        self.crop = tuple(crop) if crop else None
+        self._cached: dict[tuple[Any, ...], np.ndarray] | None = {} if str2bool(cache) else None
 
     def _load(self, data: Mapping[Hashable, Any], choose: Callable[[int], list[int]]) -> dict[Hashable, Any]:
         """Return ``data`` with the frames that ``choose`` takes from a number of frames."""
+        if self._cached is None:
+            region = self._read(data, choose)
+        else:
+            place = tuple(data.get(key) for key in (self.video_key, *READING_KEYS))
+            if place not in self._cached:
+                self._cached[place] = self._read(data, range)
+            region = self._cached[place][choose(len(self._cached[place]))]
+        kept = {key: value for key, value in data.items() if key not in READING_KEYS}
+        return {**kept, self.image_key: torch.from_numpy(region).permute(0, 3, 1, 2)}
+
+    def _read(self, data: Mapping[Hashable, Any], choose: Callable[[int], Iterable[int]]) -> np.ndarray:
+        """Return the region of the frames that ``choose`` takes."""
         with open_clip(data[self.video_key], data.get("template")) as clip:
             start, stop = _frame_range(data[self.video_key], data, clip)
             top, left, height, width = self._region(data[self.video_key], clip.size)
             frames = clip.frames([start + index for index in choose(stop - start)])
-        region = frames[:, top : top + height, left : left + width]
-        kept = {key: value for key, value in data.items() if key not in READING_KEYS}
-        return {**kept, self.image_key: torch.from_numpy(region).permute(0, 3, 1, 2)}
+        return np.ascontiguousarray(frames[:, top : top + height, left : left + width])
 
     def _region(self, path: str, size: tuple[int, int]) -> tuple[int, ...]:
         if self.crop is None:
@@ -66,9 +84,12 @@ class LoadClipd(_LoadClip):
     Args:
         num_frames: number T of frames.
         num_clips: number of clips in time.
-        crop: top, left, height and width of a fixed region in pixels, cut out before anything else; None: whole frames.
+        crop: top, left, height and width of a fixed region in pixels, cut out before anything else. None or an empty
+            list, because MONAI's command line cannot say None: whole frames.
         video_key: key of the path.
         image_key: key for the frames.
+        cache: keep the region of all frames of every clip in memory, for small data sets; a worker process lives for
+            one epoch only, so it takes a loader without workers. Also "true" and "false".
 
     Raises:
         ValueError: for arguments out of range.
@@ -85,8 +106,9 @@ class LoadClipd(_LoadClip):
         crop: Sequence[int] | None = None,
         video_key: str = "video",
         image_key: str = "image",
+        cache: bool | str = False,
     ) -> None:
-        super().__init__(num_frames, crop, video_key, image_key)
+        super().__init__(num_frames, crop, video_key, image_key, cache)
         if num_clips < 1:
             raise ValueError(f"LoadClipd: num_clips is {num_clips}, allowed are 1 or more.")
         self.num_clips = num_clips
@@ -108,6 +130,7 @@ class RandLoadClipd(Randomizable, _LoadClip):
         crop: as for :class:`LoadClipd`, as are the following arguments, errors, and the keys of an item.
         video_key: key of the path.
         image_key: key for the frames.
+        cache: keep the frames in memory.
 
     Shapes:
         - result: uint8 ``(T, 3, H, W)``

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -291,3 +292,20 @@ def test_frames_that_are_refused() -> None:
         ShortSideResized("image", 4)({"image": coordinates(4, 4).transpose(0, 1)})
     with pytest.raises(ValueError, match=r"RandClipFlipd: label is 4, allowed are 0 to 3"):
         RandClipFlipd("image", 0.5, SIDES)({"image": coordinates(4, 4), "label": 4})
+
+
+def test_cached_clips_are_read_once(folder: Path, tmp_path: Path) -> None:
+    """The frames are those without a cache, with and without a range, also when the files are gone."""
+    copied = tmp_path / "clip"
+    shutil.copytree(folder, copied)
+    items = [{"video": str(copied)}, {"video": str(copied), "start": 2, "stop": 7}]
+    cached, plain = RandLoadClipd(3, cache=True), RandLoadClipd(3)
+    tested, uncached = LoadClipd(3, crop=(1, 2, 3, 4), cache="true"), LoadClipd(3, crop=(1, 2, 3, 4))
+    expected = []
+    for seed, item in enumerate(items):
+        expected.append((plain.set_random_state(seed)(item)["image"], uncached(item)["image"]))
+        cached(item), tested(item)
+    shutil.rmtree(copied)
+    for seed, item in enumerate(items):
+        found = cached.set_random_state(seed)(item)["image"], tested(item)["image"]
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected[seed], strict=True))
