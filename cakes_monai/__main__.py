@@ -13,7 +13,7 @@ import typer
 from cakes_monai.architecture import Architecture
 from cakes_monai.cost import PUBLISHED_COSTS, c2fnas_cost
 from cakes_monai.cost_table import cost_row, cost_table
-from cakes_monai.search import manual_architecture, split_summary
+from cakes_monai.search import manual_architecture, progress_line, read_journal, split_summary
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -84,6 +84,37 @@ def summary(architecture: Annotated[Path, typer.Argument(help="architecture.json
         typer.echo(split_summary(Architecture.load(architecture)).table())
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+@app.command()
+def status(folder: Annotated[Path, typer.Argument(help="Folder of a search by trials, running or stopped.")]) -> None:
+    """Show how far a search by trials is: finished, running and failed trials, and the best ones."""
+    try:
+        content = read_journal(folder / "journal.jsonl")
+        limit = folder / "limit.json"
+        trials = json.loads(limit.read_text(encoding="utf-8"))["trials"] if limit.exists() else None
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    typer.echo(progress_line(content.trials, trials))
+    for trial in sorted(content.trials, key=lambda trial: (trial.score is None, -(trial.score or 0), trial.index)):
+        result = f"{trial.score:.4f}" if trial.score is not None else trial.state
+        reason = f"  {trial.failures[-1]}" if trial.failures else ""
+        typer.echo(f"{trial.index:5d}  {result:>9}  {trial.proposal.candidate}{reason}")
+
+
+@app.command()
+def plot(
+    architecture: Annotated[Path, typer.Argument(help="architecture.json.")],
+    output: Annotated[Path, typer.Option(help="Picture to write.")] = Path("architecture.png"),
+) -> None:
+    """Draw the cells on their levels, what they read and what they do (C2FNAS, figure 5)."""
+    from cakes_monai.plots import draw_topology, save_figure
+
+    try:
+        save_figure(draw_topology(Architecture.load(architecture)), output)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    typer.echo(f"{output}")
 
 
 if __name__ == "__main__":

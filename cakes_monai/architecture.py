@@ -143,6 +143,20 @@ class KernelSplit:
         share, rest = divmod(out_channels // granularity, len(ordered))
         return cls(tuple((name, granularity * (share + rest * (name == ordered[0]))) for name in ordered))
 
+    def scaled(self, out_channels: int) -> KernelSplit:
+        """
+        The same shares of another number of channels; what is left over goes to the largest remainders.
+
+        Example:
+            >>> KernelSplit.of({"3x3x3": 3, "1x3x3": 1}).scaled(6).as_dict()
+            {'3x3x3': 5, '1x3x3': 1}
+        """
+        shares = [divmod(count * out_channels, self.out_channels) for _, count in self.counts]
+        rest = out_channels - sum(share for share, _ in shares)
+        first = sorted(range(len(shares)), key=lambda index: -shares[index][1])[:rest]
+        names = [name for name, _ in self.counts]
+        return KernelSplit(tuple((names[i], share + (i in first)) for i, (share, _) in enumerate(shares)))
+
     @property
     def out_channels(self) -> int:
         """Channels of all sub-kernels together."""
@@ -353,6 +367,14 @@ class Architecture(ArchitectureFile):
                 raise ValueError(f"no split is given for {', '.join(missing)}.")
             cells.append(Cell("cakes", tuple(splits[name] for name in names)))
         return cls(topology, tuple(cells), dict(origin or {}))
+
+    def scaled(self, init_filters: int) -> Architecture:
+        """The same topology and operations for another width; splits keep their shares (C2FNAS, section 5.3)."""
+        cells = tuple(
+            Cell(cell.operation, tuple(split.scaled(init_filters * 2 ** (level + 1)) for split in cell.kernels))
+            for cell, level in zip(self.cells, self.topology.levels, strict=True)
+        )
+        return Architecture(self.topology, cells, {**self.origin, "scaled_to": init_filters})
 
     @classmethod
     def published(cls, name: str, init_filters: int = 32) -> Architecture:

@@ -139,3 +139,14 @@ def test_unknown_published_name() -> None:
     """The error lists the names there are."""
     with pytest.raises(ValueError, match="no published architecture 'c2fnas-4d', there are c2fnas-2d"):
         Architecture.published("c2fnas-4d")
+
+
+def test_splits_keep_their_shares_when_scaled() -> None:
+    """Largest remainders by hand: 10, 9 x 6 of 64 channels for 32 are 5, 5 and 4 x ... up to 32 in all."""
+    split = KernelSplit.even(SUB_KERNELS, 64)
+    assert list(split.scaled(32).as_dict().values()) == [5, 5, 5, 5, 4, 4, 4]
+    assert split.scaled(128).as_dict() == {name: 2 * count for name, count in split.as_dict().items()}
+    architecture = Architecture.published("cakes-manual-123d", 8)
+    assert architecture.scaled(8).cells == architecture.cells
+    assert architecture.scaled(4).init_filters == 4
+    assert Architecture.published("c2fnas-panc").scaled(4).cells == Architecture.published("c2fnas-panc").cells

@@ -7,6 +7,7 @@ from __future__ import annotations
 from cakes_monai.blocks.cakes_conv import CakesConv, set_execution
 from cakes_monai.blocks.cell import C2FNASCell, OperationFactory, SubKernelOperation
 from cakes_monai.blocks.kernel_supernet import PRIORITIES, ConcatenatedPaths, SampledPaths, candidate_paths
+from cakes_monai.blocks.operation_choice import OperationChoice
 from cakes_monai.blocks.path_weights import draw_paths, gate_magnitudes, keep_paths, path_operations
 from cakes_monai.blocks.transition import UpTransition, conv_norm_act, make_transition
 
@@ -15,6 +16,7 @@ __all__ = [
     "C2FNASCell",
     "CakesConv",
     "ConcatenatedPaths",
+    "OperationChoice",
     "OperationFactory",
     "SampledPaths",
     "SubKernelOperation",

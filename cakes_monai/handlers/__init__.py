@@ -12,6 +12,7 @@ from cakes_monai.handlers.epoch_log import EpochLog
 from cakes_monai.handlers.epoch_seed import EpochSeed
 from cakes_monai.handlers.gradient_clip import GradientClip
 from cakes_monai.handlers.loader_wait import LoaderWait
+from cakes_monai.handlers.operation_sampler import OperationSampler, OperationSupernet
 from cakes_monai.handlers.path_sampler import PathSampler
 from cakes_monai.handlers.polynomial_learning_rate import PolynomialLearningRate
 from cakes_monai.handlers.spaced_metric import SpacedMetric
@@ -28,6 +29,8 @@ __all__ = [
     "LoaderWait",
     "ModelLoader",
     "ModelSaver",
+    "OperationSampler",
+    "OperationSupernet",
     "PathSampler",
     "PolynomialLearningRate",
     "SpacedMetric",

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Mapping
@@ -139,9 +140,10 @@ class TrainingCheckpoint:
         content = torch.load(self.path, map_location="cpu", weights_only=True)
         for name, value in self.identity.items():
             if content["identity"].get(name) != value:
+                other, own = _in_a_line(content["identity"].get(name)), _in_a_line(value)
                 raise ValueError(
-                    f"{self.path}: was written with {name} {content['identity'].get(name)}, this training has {value}; "
-                    f"resume with the same or start anew with --resume false."
+                    f"{self.path}: was written with {name} {other}, this training has {own}; resume with the same or "
+                    f"start anew with --resume false."
                 )
         for name, item in self.objects.items():
             _unwrapped(item).load_state_dict(content["objects"][name])
@@ -182,6 +184,12 @@ class ModelLoader:
         except Exception as error:  # unpickling raises all kinds
             reason = " ".join(line.strip() for line in str(error).splitlines()[:2])  # of what may be hundreds
             raise ValueError(f"{self.path}: these are no weights of this network: {reason}") from error
+
+
+def _in_a_line(value: Any) -> str:
+    """A value for a message, or the fingerprint of one that is too long for it."""
+    text = str(value)
+    return text if len(text) <= 80 and "\n" not in text else hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _unwrapped(item: Any) -> Any:

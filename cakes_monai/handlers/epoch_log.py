@@ -9,6 +9,7 @@ import time
 from datetime import timedelta
 
 import ignite.distributed as idist
+import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from monai.utils import is_scalar
@@ -65,7 +66,8 @@ class EpochLog:
 
     def _collect(self, engine: Engine) -> None:
         output = engine.state.output
-        self._losses.append(float((output[0] if isinstance(output, list) else output)["loss"]))  # decollated or not
+        loss = (output[0] if isinstance(output, list) else output)["loss"]  # decollated, and then a number, or not
+        self._losses.append(torch.as_tensor(loss).item())
 
     def _validation(self) -> str:
         """The validation of this epoch, nothing when there was none."""

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from cakes_monai.plots.architecture_figures import TradeOff, draw_gates, draw_splits, draw_trade_off
+from cakes_monai.plots.candidate_figures import draw_candidate_scores
 from cakes_monai.plots.contours import draw_contours, draw_planes, save_figure
 from cakes_monai.plots.planes import Plane, Planes, take_planes
 from cakes_monai.plots.search_figures import draw_clusters, draw_rank_correlation, draw_topology
@@ -13,6 +14,7 @@ __all__ = [
     "Plane",
     "Planes",
     "TradeOff",
+    "draw_candidate_scores",
     "draw_clusters",
     "draw_contours",
     "draw_gates",

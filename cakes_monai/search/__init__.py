@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from cakes_monai.search.engine import Engine, Result, Task, make_engine
 from cakes_monai.search.evolution import REASONS, TopologyEvolution
 from cakes_monai.search.journal import Journal, read_journal
 from cakes_monai.search.journal_records import JournalContent
@@ -26,6 +27,7 @@ from cakes_monai.search.path_costs import (
     network_budget,
     parameter_betas,
 )
+from cakes_monai.search.progress import progress_line
 from cakes_monai.search.proposer import WIDTH_MULTIPLIERS, CandidateList, Proposer
 from cakes_monai.search.split_summary import SplitSummary, split_summary
 from cakes_monai.search.topology_space import TopologySpace, as_topology, cluster_topologies, legal_topologies
@@ -39,6 +41,7 @@ __all__ = [
     "WIDTH_MULTIPLIERS",
     "Budget",
     "CandidateList",
+    "Engine",
     "Journal",
     "JournalContent",
     "KeptPaths",
@@ -48,7 +51,9 @@ __all__ = [
     "Proposer",
     "RankCorrelation",
     "Ranking",
+    "Result",
     "SplitSummary",
+    "Task",
     "TopologyEvolution",
     "TopologySpace",
     "Trial",
@@ -61,9 +66,11 @@ __all__ = [
     "draw_operations",
     "latency_budget",
     "legal_topologies",
+    "make_engine",
     "manual_architecture",
     "network_budget",
     "parameter_betas",
+    "progress_line",
     "rank_correlation",
     "rank_kernels",
     "read_journal",

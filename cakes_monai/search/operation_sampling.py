@@ -16,7 +16,7 @@ from cakes_monai.architecture import OPERATIONS
 
 __all__ = ["SEARCHED_OPERATIONS", "RankCorrelation", "draw_candidates", "draw_operations", "rank_correlation"]
 
-#: What the fine stage chooses from (C2FNAS, section 3.4).
+#: What the fine stage of the paper chooses from (C2FNAS, section 3.4); "cakes" can be a fourth choice.
 SEARCHED_OPERATIONS = tuple(operation for operation in OPERATIONS if operation != "cakes")
 
 
@@ -116,8 +116,6 @@ def _path(random: Random, num_cells: int, operations: Sequence[str]) -> tuple[st
 def _check(num_cells: int, operations: Sequence[str]) -> None:
     if num_cells < 1:
         raise ValueError(f"num_cells is {num_cells}, allowed is 1 or more.")
-    unknown = [operation for operation in operations if operation not in SEARCHED_OPERATIONS]
+    unknown = [operation for operation in operations if operation not in OPERATIONS]
     if isinstance(operations, str) or unknown or not operations or len(set(operations)) < len(operations):
-        raise ValueError(
-            f"operations are {operations!r}, allowed are different ones of {', '.join(SEARCHED_OPERATIONS)}."
-        )
+        raise ValueError(f"operations are {operations!r}, allowed are different ones of {', '.join(OPERATIONS)}.")

@@ -6,5 +6,18 @@ from __future__ import annotations
 
 from cakes_monai.workflows.architecture_saver import ArchitectureSaver
 from cakes_monai.workflows.kernel_search import KernelSupernet, derive_kernels, kernel_budget
+from cakes_monai.workflows.operation_search import OperationRanking
+from cakes_monai.workflows.topology_search import TopologySearch
+from cakes_monai.workflows.trial_search import TrialSearch
+from cakes_monai.workflows.width_search import WidthSearch
 
-__all__ = ["ArchitectureSaver", "KernelSupernet", "derive_kernels", "kernel_budget"]
+__all__ = [
+    "ArchitectureSaver",
+    "KernelSupernet",
+    "OperationRanking",
+    "TopologySearch",
+    "TrialSearch",
+    "WidthSearch",
+    "derive_kernels",
+    "kernel_budget",
+]

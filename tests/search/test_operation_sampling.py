@@ -56,6 +56,7 @@ def test_a_small_space_is_taken_whole() -> None:
     assert set(draw_candidates(0, 2000, 3)) == every
     assert len(set(draw_candidates(0, 26, 3)) & every) == 26
     assert draw_candidates(0, 5, 1, ["p3d"]) == (("p3d",),)
+    assert set(draw_candidates(0, 5, 1, ("3d", "cakes"))) == {("3d",), ("cakes",)}
 
 
 def test_rank_correlation_by_hand() -> None:
@@ -69,8 +70,8 @@ def test_rank_correlation_by_hand() -> None:
 
 def test_errors_name_what_is_wrong() -> None:
     """Unknown, repeated and no operations, numbers out of range and scores without an order are refused."""
-    for operations in (("2d", "4d"), ("2d", "2d"), (), ("cakes",), "3d"):
-        with pytest.raises(ValueError, match="allowed are different ones of 2d, 3d, p3d"):
+    for operations in (("2d", "4d"), ("2d", "2d"), (), "3d"):
+        with pytest.raises(ValueError, match="allowed are different ones of 2d, 3d, p3d, cakes"):
             draw_operations(0, 0, 3, operations)
     with pytest.raises(ValueError, match="num_cells is 0"):
         draw_candidates(0, 5, 0)
