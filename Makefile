@@ -1,10 +1,12 @@
-# `make demo` segments the sample scans, `make test` runs what continuous integration runs, `make docs` builds the pages.
+# `make demo` segments the sample scans, `make demo-video` recognises the digits spoken in the sample clips,
+# `make test` runs what continuous integration runs, `make docs` builds the pages.
 PYTHON ?= python3
 VENV ?= .venv
 BUNDLE := bundles/hippocampus_mr_c2fnas_cakes
+VIDEO := bundles/video_cakes_resnet50
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-oldest docs clean
+.PHONY: demo demo-video test test-oldest docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m monai.bundle run --config_file $(BUNDLE)/configs/inference.json --bundle_root $(BUNDLE) \
@@ -12,6 +14,13 @@ demo: $(VENV)/installed
 	@echo
 	@echo "Label maps, pictures and volumes are in demo/:"
 	@ls demo
+
+demo-video: $(VENV)/installed-video
+	$(BIN)/python -m monai.bundle run --config_file $(VIDEO)/configs/inference.json --bundle_root $(VIDEO) \
+		--output_dir demo-video --draw true
+	@echo
+	@echo "Recognised digits and labelled videos are in demo-video/:"
+	@ls demo-video
 
 test: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -34,7 +43,7 @@ docs: $(VENV)/installed-docs
 	@echo "The pages are in docs/_build/index.html."
 
 clean:
-	rm -rf $(VENV) .venv-oldest demo docs/_build docs/api build *.egg-info
+	rm -rf $(VENV) .venv-oldest demo demo-video docs/_build docs/api build *.egg-info
 
 $(VENV)/installed: setup.cfg
 	$(PYTHON) -m venv $(VENV)

@@ -22,6 +22,7 @@ from cakes_monai.__main__ import app
 from cakes_monai.architecture import Architecture
 from cakes_monai.data import IMAGE_SUFFIXES
 from cakes_monai.nets import C2FNAS
+from cakes_video.__main__ import app as video_app
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS = REPOSITORY / "docs"
@@ -94,9 +95,18 @@ def test_published_architectures_are_listed_with_their_cells() -> None:
 
 
 def test_cost_table_is_what_the_command_prints() -> None:
-    """Every row and digit of the table in reproducing.md, ours and the papers', comes from the command."""
-    result = CliRunner().invoke(app, ["cost", "--json"])
-    expected = [
+    """Every row and digit of the tables in reproducing.md, ours and the papers', comes from the command."""
+    for command, heading in (
+        (app, "## Cost: CAKES table 1 and C2FNAS table 2"),
+        (video_app, "## Cost: CAKES tables 3 and 4"),
+    ):
+        result = CliRunner().invoke(command, ["cost", "--json"])
+        assert table("reproducing.md", heading) == shown_costs(json.loads(result.stdout))
+
+
+def shown_costs(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """Cells of the rows of the cost command as the documentation shows them."""
+    return [
         [
             f"`{row['model']}`",
             row["source"],
@@ -106,16 +116,16 @@ def test_cost_table_is_what_the_command_prints() -> None:
             shown(row, "paper_params_m", 1, 2),
             shown(row, "paper_flops_g", 1, 2),
         ]
-        for row in json.loads(result.stdout)
+        for row in rows
     ]
-    assert table("reproducing.md", "## Cost: CAKES table 1 and C2FNAS table 2") == expected
 
 
-@pytest.mark.parametrize("command", [line for line in commands() if "-m cakes_monai" in line])
+@pytest.mark.parametrize("command", [line for line in commands() if re.search("-m cakes_(monai|video)", line)])
 def test_commands_of_the_package_run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every such command ends well in the root of the repository and prints something."""
     monkeypatch.chdir(REPOSITORY)
-    result = CliRunner().invoke(app, shlex.split(command.partition(" > ")[0])[3:])
+    words = shlex.split(command.partition(" > ")[0])
+    result = CliRunner().invoke(video_app if words[2] == "cakes_video" else app, words[3:])
     assert result.exit_code == 0, result.output
     assert result.stdout.strip()
 
@@ -126,7 +136,7 @@ def test_commands_of_bundles_name_files_and_options_that_exist(command: str) -> 
     words = shlex.split(command.split("monai.bundle run ")[1])
     given = dict(zip([word.removeprefix("--") for word in words[::2]], words[1::2], strict=True))
     files = given.pop("config_file")
-    folder = REPOSITORY if files.startswith("bundles/") else BUNDLE
+    folder = REPOSITORY if "bundles/" in files else BUNDLE
     config = merged(ast.literal_eval(files) if files.startswith("[") else [files], folder)
     assert set(given) <= set(config)
     assert not {"true", "false"} & set(given.values())
@@ -137,7 +147,7 @@ def test_no_command_is_left_unchecked() -> None:
     """What is in a shell block is one of the commands above, a script or folder of the repository, or TensorBoard."""
     for command in commands():
         first, *rest = shlex.split(command)
-        if "-m cakes_monai" in command or "-m monai.bundle run" in command or first == "tensorboard":
+        if re.search("-m cakes_(monai|video)", command) or "-m monai.bundle run" in command or first == "tensorboard":
             continue
         assert first in ("python", "cd"), command
         assert (REPOSITORY / rest[0]).exists(), command
