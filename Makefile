@@ -32,7 +32,8 @@ test: $(VENV)/installed-test
 test-oldest:
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --upgrade pip
-	sed -n '/^install_requires/,/^$$/s/^ *\([a-z-]*\)>=/\1==/p' setup.cfg > .venv-oldest/requirements.txt
+	sed -n -e '/^install_requires/,/^$$/s/^ *\([a-z-]*\)>=/\1==/p' -e '/^video =/,/^test =/s/^ *\([a-z-]*\)>=/\1==/p' \
+		setup.cfg > .venv-oldest/requirements.txt
 	.venv-oldest/bin/python -m pip install --quiet -r .venv-oldest/requirements.txt pytest==8.2 pytest-xdist==3.6.1 \
 		jsonschema==4.23
 	.venv-oldest/bin/python -m pip install --quiet --no-deps -e .

@@ -102,7 +102,7 @@ def draw_lines(size: tuple[int, int], lines: Lines) -> Pixels:
     """
     height, width = size
     points = max(10, round(min(size) / 24))
-    font = ImageFont.truetype(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), points)
+    font = ImageFont.truetype(str(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), points)
     row, gap = round(1.4 * points), max(2, points // 3)
     shown = [(" ".join(text.split()), _percent(text, value), value or 0) for text, value in lines]
     shown = shown[: max(1, 2 * height // 3 // row)]

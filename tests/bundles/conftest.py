@@ -1,10 +1,11 @@
 # Copyright (c) The cakes-monai authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Small runs of the hippocampus bundle, whole or killed, and what they leave."""
+"""Small runs of the bundles, whole or killed, what they leave, and the small clips of those for video."""
 
 from __future__ import annotations
 
-import signal
+import multiprocessing
+import os
 import subprocess
 import sys
 import time
@@ -12,36 +13,59 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import monai.bundle
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
 from cakes_monai.architecture import Architecture
+from cakes_video.architectures import video_architecture
 
 #: Makes a run in a folder; options override the config.
 RunMaker = Callable[..., "Run"]
 
+#: Starts processes that have already imported what a run needs.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(
+    ["monai.bundle", "cakes_monai.workflows", "cakes_monai.handlers", "cakes_video.handlers"]
+)
+
+SMALL = {
+    "init_filters": 4,
+    "patch_size": [32, 32, 16],
+    "max_epochs": 4,
+    "val_interval": 1,
+    "batch_size": 1,
+    "learning_rate": 0.1,
+}
+
+SMALL_VIDEO = {
+    "crop": [],
+    "num_frames": 4,
+    "short_side": 32,
+    "size": 32,
+    "width": 4,
+    "max_epochs": 25,
+    "warmup_epochs": 1,
+    "val_interval": 1,
+    "batch_size": 3,
+    "val_batch_size": 2,
+    "num_workers": 0,
+}
+
+#: Classes of the small clips: pixels down and right by which a square moves from frame to frame.
+MOVES = {"upwards": (-2, 0), "from left to right": (0, 3), "from right to left": (0, -3)}
+
 
 class Run:
-    """A small training or search in a folder of its own."""
+    """A small training or search of a bundle in a folder of its own; options override the config."""
 
-    def __init__(self, bundle: Path, task: Path, folder: Path, file: str, **options: Any) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, bundle: Path, folder: Path, file: str, options: dict[str, Any]) -> None:
         self.bundle, self.folder, self.file = bundle, folder, file
-        self.options = {
-            "bundle_root": str(bundle),
-            "dataset_dir": str(task),
-            "output_dir": str(folder / "eval"),
-            "init_filters": 4,
-            "patch_size": [32, 32, 16],
-            "max_epochs": 4,
-            "val_interval": 1,
-            "batch_size": 1,
-            "learning_rate": 0.1,
-        }
+        self.options = {"bundle_root": str(bundle), "output_dir": str(folder / "eval")}
         if file == "train.json":
-            Architecture.published("cakes-manual-123d", 4).save(folder / "architecture.json")
-            self.options |= {"ckpt_dir": str(folder / "models"), "architecture": str(folder / "architecture.json")}
+            self.options["ckpt_dir"] = str(folder / "models")
         self.options |= options
 
     def here(self, *overlays: str) -> None:
@@ -63,22 +87,33 @@ class Run:
         return ["-m", "monai.bundle", "run", "--config_file", str(paths), *options]
 
     def killed(self, seconds: float = 0.2) -> None:
-        """Run in another process and kill it, so many seconds after its first checkpoint."""
-        process = subprocess.Popen(
-            [sys.executable, *self.command()], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        """Run in another process and kill it, so many seconds after it has written a checkpoint."""
+        files, before = [str(self.bundle / "configs" / self.file)], self._last_written()
+        process = PROCESSES.Process(target=monai.bundle.run, kwargs={"config_file": files, **self.options})
+        process.start()
         deadline = time.monotonic() + 300
-        while not self.checkpoint_file.exists() and process.poll() is None and time.monotonic() < deadline:
+        while self._last_written() == before and process.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         assert 1 <= self.checkpoint["epoch"] < self.options["max_epochs"], "the kill came too late to show anything"
 
-    def messages(self) -> str:
+    def _last_written(self) -> int:
+        return self.checkpoint_file.stat().st_mtime_ns if self.checkpoint_file.exists() else 0
+
+    def on_two_processes(self, *overlays: str) -> None:
+        """Run with torchrun and gloo."""
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc_per_node=2"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        command = [sys.executable, *launch, *self.command(*overlays)]
+        result = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert result.returncode == 0, result.stderr[-3000:]
+
+    def messages(self, *overlays: str) -> str:
         """All messages of the error that the run ends with: MONAI puts its own on top of the cause."""
         with pytest.raises(RuntimeError) as error:
-            self.here()
+            self.here(*overlays)
         messages: list[str] = []
         cause: BaseException | None = error.value
         while cause is not None:
@@ -124,20 +159,118 @@ def same_bits() -> Callable[[Any, Any], None]:
 
 
 @pytest.fixture(scope="session")
-def small_training(bundle: Path, small_task: Path) -> RunMaker:
-    """Makes a small training of the bundle."""
+def small_training(bundle: Path, small_task: Path, tmp_path_factory: pytest.TempPathFactory) -> RunMaker:
+    """Makes a small training of the hippocampus bundle."""
+    architecture = tmp_path_factory.mktemp("small") / "architecture.json"
+    Architecture.published("cakes-manual-123d", 4).save(architecture)
 
     def make(folder: Path, task: Path = small_task, **options: Any) -> Run:
-        return Run(bundle, task, folder, "train.json", **options)
+        options = {"architecture": str(architecture), **options}
+        return Run(bundle, folder, "train.json", SMALL | {"dataset_dir": str(task)} | options)
 
     return make
 
 
 @pytest.fixture(scope="session")
 def small_search(bundle: Path, small_task: Path) -> RunMaker:
-    """Makes a small kernel search of the bundle."""
+    """Makes a small kernel search of the hippocampus bundle."""
 
     def make(folder: Path, task: Path = small_task, **options: Any) -> Run:
-        return Run(bundle, task, folder, "search.json", **options)
+        return Run(bundle, folder, "search.json", SMALL | {"dataset_dir": str(task)} | options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def video_bundle(repository: Path) -> Path:
+    """The bundle for recognition in videos."""
+    return repository / "bundles" / "video_cakes_resnet50"
+
+
+@pytest.fixture(scope="session")
+def video_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lists and clips of 12 frames in which a bright square moves up, right or left: 9 for training, 5 held out."""
+    pytest.importorskip("av", reason="videos are read with PyAV: pip install cakes-monai[video]")
+    folder = tmp_path_factory.mktemp("moving")
+    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in MOVES))
+    generator = np.random.default_rng(0)
+    for part, count in (("training", 9), ("validation", 5)):
+        lines = ["path,label"]
+        for number in range(count):
+            move = list(MOVES)[number % 3]
+            write_clip(folder / "clips" / f"{part}_{number}.mp4", moving_square(*MOVES[move], generator))
+            lines.append(f"{part}_{number}.mp4,{move}")
+        (folder / f"{part}.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def moving_square(down: int, right: int, generator: np.random.Generator) -> np.ndarray:
+    """Frames ``(12, 32, 48, 3)`` in which a square moves by so many pixels a frame, from wherever there is room."""
+    frames = generator.integers(0, 40, (12, 32, 48, 3)).astype(np.uint8)
+    top, left = (generator.integers(8, 15) if step == 0 else 22 if step < 0 else 0 for step in (down, right))
+    left += 15 * (right < 0)
+    for number, frame in enumerate(frames):
+        row, column = top + number * down, left + number * right
+        frame[max(0, row) : row + 10, max(0, column) : column + 10] = generator.integers(180, 256, 3)
+    return frames
+
+
+@pytest.fixture(scope="session")
+def make_clip() -> Callable[[Path, str], Path]:
+    """Writes another clip of one of the moves, the same for the same name."""
+
+    def make(path: Path, move: str) -> Path:
+        write_clip(path, moving_square(*MOVES[move], np.random.default_rng(list(path.name.encode()))))
+        return path
+
+    return make
+
+
+def write_clip(path: Path, frames: np.ndarray) -> None:
+    """Write frames as a video whose container and codec the suffix tells."""
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx" if path.suffix == ".webm" else "libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        stream.codec_context.thread_count = 1  # with more the bytes are not always the same
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def of_task(task: Path) -> dict[str, Any]:
+    """Options of a small run on the clips and lists in a folder."""
+    lists = {"train_list": "training.csv", "val_list": "validation.csv", "classes": "classes.txt"}
+    return SMALL_VIDEO | {option: str(task / name) for option, name in {"dataset_dir": "clips", **lists}.items()}
+
+
+@pytest.fixture(scope="session")
+def video_training(video_bundle: Path, video_task: Path, tmp_path_factory: pytest.TempPathFactory) -> RunMaker:
+    """Makes a small training of the bundle for videos: half of the channels in space, half in time."""
+    architecture = tmp_path_factory.mktemp("small") / "architecture.json"
+    video_architecture("manual-12d", "resnet18", 4).save(architecture)
+
+    def make(folder: Path, task: Path = video_task, **options: Any) -> Run:
+        return Run(video_bundle, folder, "train.json", of_task(task) | {"architecture": str(architecture)} | options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained_video(video_training: RunMaker, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A small training on videos that ran from beginning to end."""
+    run = video_training(tmp_path_factory.mktemp("trained"))
+    run.here()
+    return run
+
+
+@pytest.fixture(scope="session")
+def video_search(video_bundle: Path, video_task: Path) -> RunMaker:
+    """Makes a small kernel search of the bundle for videos."""
+
+    def make(folder: Path, task: Path = video_task, **options: Any) -> Run:
+        return Run(video_bundle, folder, "search.json", of_task(task) | {"backbone": "resnet18"} | options)
 
     return make
