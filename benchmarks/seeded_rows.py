@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
 import re
 import statistics
@@ -120,7 +119,8 @@ class SeededTable:
             cells = [row.name, seeds, f"{statistics.mean(values):.2f}{spread}"]
             cells.append("" if row.name == self.reference else _difference(values, scores[self.reference]))
             cells += [f"{statistics.mean(map(column.value, runs)):.{column.digits}f}" for column in self.columns]
-            cells.append(f"{content['latency'].get(row.name, math.nan):.2f}")
+            ratio = content["latency"].get(row.name)
+            cells.append("" if ratio is None else f"{ratio:.2f}")
             lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines)
 
