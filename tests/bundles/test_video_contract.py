@@ -21,7 +21,9 @@ from monai.bundle import ConfigWorkflow, ckpt_export, onnx_export, verify_metada
 from cakes_monai.backbone_architecture import BackboneArchitecture
 from cakes_video.architectures import video_architecture
 from cakes_video.class_names import read_class_names
-from cakes_video.resnet import VideoResNet
+from cakes_video.clip_lists import clips_fingerprint, read_clips
+from cakes_video.cost import video_cost
+from cakes_video.resnet import VideoResNet, saved_class_names
 
 TRAINING = (
     ["train.json"],
@@ -47,19 +49,12 @@ def options(content: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def network(video_bundle: Path) -> VideoResNet:
-    """The network of the bundle with random weights."""
-    torch.manual_seed(0)
+    """The network of the bundle with the shipped weights."""
     architecture = BackboneArchitecture.load(video_bundle / "configs" / "architecture.json")
     classes = read_class_names(video_bundle / "lists" / "digits.txt")
-    return VideoResNet(architecture, classes, config(video_bundle, "train.json")["width"]).eval()
-
-
-@pytest.fixture(scope="module")
-def weights(network: VideoResNet, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A file with the weights of the network."""
-    path = tmp_path_factory.mktemp("weights") / "model.pt"
-    torch.save(network.state_dict(), path)
-    return str(path)
+    network = VideoResNet(architecture, classes, config(video_bundle, "train.json")["width"])
+    network.load_state_dict(torch.load(video_bundle / "models" / "model.pt", weights_only=True))
+    return network.eval()
 
 
 @pytest.fixture
@@ -88,7 +83,7 @@ def test_properties_of_training(video_training: Any, tmp_path: Path, files: list
     assert dist.is_initialized() == ("multi_gpu" in files[-1])
 
 
-def test_properties_of_inference(video_bundle: Path, weights: str, tmp_path: Path) -> None:
+def test_properties_of_inference(video_bundle: Path, tmp_path: Path) -> None:
     """MONAI finds every property of an inference where it looks for it, on the sample clips."""
     workflow = ConfigWorkflow(
         config_file=str(video_bundle / "configs" / "inference.json"),
@@ -97,7 +92,6 @@ def test_properties_of_inference(video_bundle: Path, weights: str, tmp_path: Pat
         workflow_type="infer",
         bundle_root=str(video_bundle),
         output_dir=str(tmp_path),
-        weights=weights,
     )
     workflow.initialize()
     assert workflow.check_properties() == []
@@ -125,7 +119,7 @@ def test_metadata_describes_the_default_clips_and_classes(video_bundle: Path) ->
         assert metadata["inputs"]["image"]["spatial_shape"] == [content["num_frames"], content["size"], content["size"]]
 
 
-def test_network_takes_and_gives_what_metadata_says(video_bundle: Path, weights: str) -> None:
+def test_network_takes_and_gives_what_metadata_says(video_bundle: Path) -> None:
     """verify_net_in_out passes."""
     verify_net_in_out(
         net_id="network_def",
@@ -133,30 +127,43 @@ def test_network_takes_and_gives_what_metadata_says(video_bundle: Path, weights:
         config_file=str(video_bundle / "configs" / "inference.json"),
         device="cpu",
         bundle_root=str(video_bundle),
-        weights=weights,
     )
 
 
-def exported(video_bundle: Path, weights: str, **options: Any) -> dict[str, Any]:
+def test_weights(video_bundle: Path, network: VideoResNet, data_root: Path) -> None:
+    """models/ holds only model.pt, under 10 MB, float32, with the digits' names and the fingerprint of their clips."""
+    assert [path.name for path in (video_bundle / "models").iterdir()] == ["model.pt"]
+    assert (video_bundle / "models" / "model.pt").stat().st_size < 10_000_000
+    weights = torch.load(video_bundle / "models" / "model.pt", weights_only=True)
+    learned = [value for name, value in weights.items() if name.endswith(("weight", "bias"))]
+    assert {value.dtype for value in learned} == {torch.float32}
+    assert sum(value.numel() for value in learned) == video_cost(network.architecture, 10, network.width).params
+    assert saved_class_names(video_bundle / "models" / "model.pt") == network.class_names
+    lists = video_bundle / "lists"
+    clips = read_clips(lists / "digits_training.csv", data_root / "video" / "grid" / "clips", lists / "digits.txt")
+    assert network.trained_on == clips_fingerprint(clips)
+
+
+def exported(video_bundle: Path, weights: Path, **options: Any) -> dict[str, Any]:
     """Arguments of MONAI's exporters."""
     return {
         "net_id": "network_def",
-        "ckpt_file": weights,
+        "ckpt_file": str(weights),
         "meta_file": str(video_bundle / "configs" / "metadata.json"),
         "config_file": str(video_bundle / "configs" / "inference.json"),
         "bundle_root": str(video_bundle),
-        "weights": weights,
+        "weights": str(weights),
         **options,
     }
 
 
-def test_torchscript_export(video_bundle: Path, network: VideoResNet, weights: str, tmp_path: Path) -> None:
+def test_torchscript_export(video_bundle: Path, network: VideoResNet, tmp_path: Path) -> None:
     """ckpt_export by scripting gives the network's results, for any number of frames."""
-    ckpt_export(filepath=str(tmp_path / "model.ts"), **exported(video_bundle, weights))
+    ckpt_export(filepath=str(tmp_path / "model.ts"), **exported(video_bundle, video_bundle / "models" / "model.pt"))
     scripted = torch.jit.load(tmp_path / "model.ts")
     for frames in (8, 5):
         clips = torch.randn(2, 3, frames, 64, 64)
-        torch.testing.assert_close(scripted(clips), network(clips), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(scripted(clips), network(clips), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore")  # the exporter's own
@@ -221,6 +228,16 @@ def test_documented_options_exist_with_their_defaults(video_bundle: Path, reposi
         for value, default in zip(found, defaults.replace("`", "").split(", "), strict=False):
             if re.fullmatch(r"[\d.e-]+|None|False|True", default):
                 assert value == ast.literal_eval(default), names
+
+
+def test_commands_of_the_readme_name_files_and_options_that_exist(video_bundle: Path) -> None:
+    """MONAI adds unknown options silently, so each must be in one of the files of its command."""
+    text = (video_bundle / "docs" / "README.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"^.*-m monai\.bundle run (.*)$", text, re.MULTILINE)
+    assert len(commands) > 5
+    for command in commands:
+        known = {key for name in re.findall(r"configs/(\w+\.json)", command) for key in config(video_bundle, name)}
+        assert set(re.findall(r" --(\w+)", f" {command}")) - {"config_file"} <= known, command
 
 
 def test_train_handlers_are_plain_dicts_and_data_lists_can_be_replaced(video_bundle: Path) -> None:

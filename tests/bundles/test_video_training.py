@@ -49,7 +49,7 @@ def one_line(run: Any, pattern: str) -> str:
 def test_it_learns(trained_video: Any) -> None:
     """Of three directions of a moving square most are recognised after 25 epochs."""
     assert trained_video.checkpoint["epoch"] == 25
-    assert trained_video.checkpoint["best_metric"] >= 0.6
+    assert trained_video.checkpoint["best_metric"] >= 0.8
 
 
 def test_killed_and_resumed_it_ends_with_the_same_bits(
