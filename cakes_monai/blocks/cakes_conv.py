@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from monai.utils import ensure_tuple_rep
 from torch import Tensor, nn
 
 from cakes_monai.architecture import KernelSplit, kernel_size
-from cakes_monai.blocks.execution import EXECUTIONS
+from cakes_monai.blocks.execution import EXECUTIONS, PADDING_MODES
 
 __all__ = ["CakesConv", "set_execution"]
 
@@ -37,9 +38,9 @@ class CakesConv(nn.Module):
     """
     3D convolution in which every output channel uses one sub-kernel: 3x3x3, or its 2D or 1D restriction.
 
-    Implements CAKES (Yu et al., AAAI 2021), "Channel-wise Shrinkage", equation 7. Equals a bias-free 3x3x3 convolution
-    with padding 1 whose kernel is zero outside each channel's sub-kernel, at the cost of the non-zero taps only. Output
-    channels are ordered by sub-kernel as in :data:`cakes_monai.architecture.SUB_KERNELS`.
+    Implements CAKES (Yu et al., AAAI 2021), "Channel-wise Shrinkage", equation 7. Equals a 3x3x3 convolution with
+    padding 1 whose kernel is zero outside each channel's sub-kernel, at the cost of the non-zero taps only. Output
+    channels are ordered by sub-kernel as in :data:`cakes_monai.architecture.SUB_KERNELS`, unless ``ordered``.
 
     Weights are one parameter for each sub-kernel, named by it (``sub_kernels.1x3x3.weight``); how they are run is
     chosen by ``execution`` and never part of the state.
@@ -49,10 +50,14 @@ class CakesConv(nn.Module):
         split: output channels of each sub-kernel, e.g. ``{"3x3x3": 28, "1x3x3": 36}``.
         stride: stride along D, H and W.
         execution: "separate" or "dense", see :mod:`cakes_monai.blocks.execution`.
+        bias: whether a number is added to every output channel.
+        padding_mode: what is beyond the border: "zeros", "reflect", "replicate" or "circular".
+        ordered: whether the state has an ``order``: output channel i is channel ``order[i]`` by sub-kernel. It starts
+            without a change. A layer that takes the place of a trained one needs it, as others expect that one's order.
 
     Raises:
-        ValueError: for an illegal split, stride or execution, and in ``load_state_dict`` (strict or not) for weights
-            of another split.
+        ValueError: for an illegal split, stride, execution or padding mode, and in ``load_state_dict`` (strict or not)
+            for weights of another split, or with an order where there is none or the other way round.
 
     Shapes:
         - input: ``(N, C, D, H, W)``
@@ -70,6 +75,9 @@ class CakesConv(nn.Module):
         split: KernelSplit | Mapping[str, int],
         stride: Sequence[int] | int = 1,
         execution: str = "separate",
+        bias: bool = False,
+        padding_mode: str = "zeros",
+        ordered: bool = False,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -81,13 +89,20 @@ class CakesConv(nn.Module):
         self.sub_kernels = nn.ModuleDict(
             {name: SubKernel(in_channels, count, kernel_size(name)) for name, count in self.split.counts}
         )
-        self.execution = _execution(execution, self.stride)
+        self.bias: nn.Parameter | None
+        self.register_parameter("bias", _bias(in_channels, self.split) if bias else None)
+        self.order: Tensor | None
+        self.register_buffer("order", torch.arange(self.out_channels) if ordered else None)
+        self.padding_mode = padding_mode
+        self.execution = _execution(execution, self.stride, padding_mode)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102 - described above
         weights = [sub_kernel.weight for sub_kernel in self.sub_kernels.values()]
-        return self.convolve(x, weights)  # type: ignore[arg-type]
+        return self.convolve(x, weights, self.order, self.bias)  # type: ignore[arg-type]
 
-    def convolve(self, x: Tensor, weights: list[Tensor], order: Tensor | None = None) -> Tensor:
+    def convolve(
+        self, x: Tensor, weights: list[Tensor], order: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
         """
         Run the chosen execution with other weights than all of its own.
 
@@ -95,17 +110,20 @@ class CakesConv(nn.Module):
             x: the input.
             weights: one ``(channels, C, kD, kH, kW)`` for each sub-kernel.
             order: indices that bring the output channels into another order; None leaves them as the weights are.
+            bias: what is added to the output channels; None adds nothing.
         """
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            return self.execution(x, weights, order)
+            return self.execution(x, weights, order, bias)
         else:  # TorchScript does not compile this branch
             if _is_miscomputed_in_bfloat16(x):
                 with torch.autocast("cpu", enabled=False):
-                    return self.execution(x.float(), weights, order)
-            return self.execution(x, weights, order)
+                    return self.execution(x.float(), weights, order, bias)
+            return self.execution(x, weights, order, bias)
 
     def extra_repr(self) -> str:  # noqa: D102
-        return f"{self.in_channels}, {self.split.as_dict()}, stride={self.stride}"
+        options = {"bias": self.bias is not None, "padding_mode": self.padding_mode, "ordered": self.order is not None}
+        said = "".join(f", {name}={value}" for name, value in options.items() if value not in (False, "zeros"))
+        return f"{self.in_channels}, {self.split.as_dict()}, stride={self.stride}{said}"
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, *lists: list[str]
@@ -120,7 +138,16 @@ class CakesConv(nn.Module):
         if found != self.split.as_dict():
             layer, ours = prefix.rstrip("."), self.split.as_dict()
             raise ValueError(f"{layer}: the weights are for sub-kernels {found}, the network has {ours}.")
+        self._check_order(state_dict.get(f"{prefix}order"), prefix.rstrip("."))
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
+
+    def _check_order(self, order: Tensor | None, layer: str) -> None:
+        """Refuse what would compute the channels of other weights in the wrong places without a word."""
+        if (order is None) != (self.order is None):
+            found, ours = ("no order", "one") if order is None else ("an order", "none")
+            raise ValueError(f"{layer}: the weights have {found} of the output channels, the network has {ours}.")
+        if order is not None and sorted(order.tolist()) != list(range(self.out_channels)):
+            raise ValueError(f"{layer}: the order of the weights must have each of {self.out_channels} channels once.")
 
 
 def set_execution(network: nn.Module, execution: str) -> nn.Module:
@@ -136,7 +163,7 @@ def set_execution(network: nn.Module, execution: str) -> nn.Module:
     """
     for module in network.modules():
         if isinstance(module, CakesConv):
-            module.execution = _execution(execution, module.stride)
+            module.execution = _execution(execution, module.stride, module.padding_mode)
     return network
 
 
@@ -151,7 +178,16 @@ def _is_miscomputed_in_bfloat16(x: Tensor) -> bool:
     return training and x.device.type == "cpu" and x.shape[2] == 2  # the size last: an export must not depend on it
 
 
-def _execution(name: str, stride: tuple[int, ...]) -> nn.Module:
+def _bias(in_channels: int, split: KernelSplit) -> nn.Parameter:
+    """A bias for each output channel, initialised as nn.Conv3d does for a kernel of that size."""
+    taps = [prod(kernel_size(name)) for name, count in split.counts for _ in range(count)]
+    bound = (in_channels * torch.tensor(taps, dtype=torch.get_default_dtype())).rsqrt()
+    return nn.Parameter(bound * (2 * torch.rand(len(taps)) - 1))
+
+
+def _execution(name: str, stride: tuple[int, ...], padding_mode: str) -> nn.Module:
     if name not in EXECUTIONS:
         raise ValueError(f"unknown execution {name!r}, allowed are {', '.join(EXECUTIONS)}.")
-    return EXECUTIONS[name](stride)
+    if padding_mode not in PADDING_MODES:
+        raise ValueError(f"unknown padding_mode {padding_mode!r}, allowed are {', '.join(PADDING_MODES)}.")
+    return EXECUTIONS[name](stride, padding_mode)

@@ -8,36 +8,53 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["EXECUTIONS", "DenseConvolution", "Execution", "SeparateConvolutions"]
+__all__ = ["EXECUTIONS", "PADDING_MODES", "DenseConvolution", "Execution", "SeparateConvolutions"]
+
+#: What can be beyond the border, as nn.Conv3d names it.
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 class Execution(nn.Module):
     """
     A way to run a CakesConv: a module without weights of its own.
 
-    Its ``forward(x, weights, order=None)`` convolves ``x``, ``(N, C, D, H, W)``, with ``weights``, one ``(channels, C,
-    kD, kH, kW)`` for each sub-kernel. ``order`` holds indices that bring the output channels into another order; None
-    leaves them as the weights are.
+    Its ``forward(x, weights, order=None, bias=None)`` convolves ``x``, ``(N, C, D, H, W)``, with ``weights``, one
+    ``(channels, C, kD, kH, kW)`` for each sub-kernel. ``order`` holds indices that bring the output channels into
+    another order; None leaves them as the weights are. ``bias`` is added to the channels in that order.
 
     Args:
         stride: along D, H and W.
+        padding_mode: what is beyond the border, as nn.Conv3d names it.
     """
 
-    def __init__(self, stride: tuple[int, ...]) -> None:
+    def __init__(self, stride: tuple[int, ...], padding_mode: str = "zeros") -> None:
         super().__init__()
         self.stride = stride
+        self.padding_mode = padding_mode
+
+    def convolve(self, x: Tensor, weight: Tensor, padding: list[int], bias: Tensor | None = None) -> Tensor:
+        """Convolve with ``padding`` on both sides along D, H and W."""
+        if self.padding_mode == "zeros":
+            return F.conv3d(x, weight, bias, stride=self.stride, padding=padding)
+        depth, height, width = padding
+        margins = [width, width, height, height, depth, depth]
+        return F.conv3d(F.pad(x, margins, mode=self.padding_mode), weight, bias, stride=self.stride)
 
 
 class SeparateConvolutions(Execution):
     """One convolution for each sub-kernel, results concatenated: only the multiply-adds of the sub-kernels."""
 
-    def forward(self, x: Tensor, weights: list[Tensor], order: Tensor | None = None) -> Tensor:  # noqa: D102 - see Execution
+    def forward(  # noqa: D102 - see Execution
+        self, x: Tensor, weights: list[Tensor], order: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
         outputs: list[Tensor] = []
         for weight in weights:
             padding = [weight.shape[2] // 2, weight.shape[3] // 2, weight.shape[4] // 2]
-            outputs.append(F.conv3d(x, weight, stride=self.stride, padding=padding))
+            outputs.append(self.convolve(x, weight, padding))
         output = torch.cat(outputs, 1)
-        return output if order is None else output.index_select(1, order)
+        if order is not None:
+            output = output.index_select(1, order)
+        return output if bias is None else output + bias.to(output.dtype).view(1, -1, 1, 1, 1)  # autocast: in bfloat16
 
 
 class DenseConvolution(Execution):
@@ -47,7 +64,9 @@ class DenseConvolution(Execution):
     Where the sub-kernels have so few channels that they fill no vector register, this is the faster way.
     """
 
-    def forward(self, x: Tensor, weights: list[Tensor], order: Tensor | None = None) -> Tensor:  # noqa: D102 - see Execution
+    def forward(  # noqa: D102 - see Execution
+        self, x: Tensor, weights: list[Tensor], order: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
         dense: list[Tensor] = []
         for weight in weights:
             depth, height, width = weight.shape[2], weight.shape[3], weight.shape[4]
@@ -56,7 +75,7 @@ class DenseConvolution(Execution):
         kernel = torch.cat(dense)
         if order is not None:
             kernel = kernel.index_select(0, order)  # cheaper than to reorder the output
-        return F.conv3d(x, kernel, stride=self.stride, padding=[1, 1, 1])
+        return self.convolve(x, kernel, [1, 1, 1], bias)
 
 
 #: Ways to run a CakesConv by name.
