@@ -117,5 +117,38 @@ def plot(
     typer.echo(f"{output}")
 
 
+@app.command()
+def shrink(
+    bundle: Annotated[Path, typer.Option(help="Folder of a MONAI bundle that you trust; it is not changed.")],
+    output: Annotated[Path, typer.Option(help="Folder to write, which must not exist.")],
+    kernels: Annotated[str, typer.Option("--set", help="Name of a set (123d) or sub-kernels with commas.")],
+    granularity: Annotated[int, typer.Option(min=1, help="Channels of a sub-kernel are multiples of this.")] = 1,
+    share: Annotated[
+        float | None, typer.Option(help="Divide channels so that this share of the multiply-adds is left; else evenly.")
+    ] = None,
+    image: Annotated[list[str] | None, typer.Option(help="Image to fit the weights on; may be given again.")] = None,
+    size: Annotated[tuple[int, int, int] | None, typer.Option(help="Voxels to crop or pad images to.")] = None,
+    init: Annotated[str | None, typer.Option(help="project (with images the default), slice, sum, random.")] = None,
+    include: Annotated[list[str] | None, typer.Option(help="Only convolutions with names like this.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="No convolutions with names like this.")] = None,
+) -> None:
+    """
+    Write a copy of a bundle whose 3x3x3 convolutions are replaced by CAKES, starting from its weights.
+
+    Prints what each layer was and is. configs/finetune.json of the copy, given after train.json, trains it on.
+    """
+    from cakes_monai.conversion import shrink_bundle  # torch, which the other commands do without
+
+    options: dict[str, Any] = {"granularity": granularity, "init": init or ("project" if image else "slice")}
+    options |= {} if share is None else {"division": "best", "budget": {"share": share, "unit": "multiply_adds"}}
+    options |= {"include": include or "*", "exclude": exclude or ()}
+    try:
+        names = kernels.split(",") if "x" in kernels else kernels
+        report = shrink_bundle(bundle, output, names, image or (), size, **options)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    typer.echo(report.table())
+
+
 if __name__ == "__main__":
     app(prog_name="python -m cakes_monai")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from cakes_monai.conversion.bundle_shrinking import shrink_bundle
 from cakes_monai.conversion.layer_search import LayerSearch, find_layers
 from cakes_monai.conversion.network_cost import network_cost
 from cakes_monai.conversion.rebuilding import load_shrunken, rebuild
@@ -24,5 +25,6 @@ __all__ = [
     "network_cost",
     "rebuild",
     "shrink",
+    "shrink_bundle",
     "to_supernet",
 ]
