@@ -117,7 +117,7 @@ def inflate(
     with torch.no_grad():
         for name, module in network.named_modules():
             if isinstance(module, SubKernelOperation | SampledPaths):
-                _start_operation(name.removesuffix(".0"), module, weights, time_rule, pair_start)
+                _start_operation(name, module, weights, time_rule, pair_start)
             elif isinstance(module, nn.Linear):
                 left += _start_linear(name, module, weights)
             elif ".conv1." in name or ".conv2." in name:

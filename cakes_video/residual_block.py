@@ -6,42 +6,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from monai.networks.layers.utils import get_norm_layer
 from torch import Tensor, nn
 
 from cakes_monai.blocks.transition import Factory
 from cakes_video.residual_plan import BlockPlan
 
-__all__ = ["PathSum", "ReplacedConvolution", "ResidualBlock"]
+__all__ = ["ReplacedConvolution", "ResidualBlock"]
 
 Stride = tuple[int, int, int]
 
 #: Makes what stands in the place of a 3x3x3 convolution and its norm and activation, from the place's name, its input
-#: and output channels, its stride and the activation ("" for none). It may give more channels (``out_channels``).
+#: and output channels, its stride and the activation ("" for none). In a bottleneck it may give more channels
+#: (``out_channels``).
 ReplacedConvolution = Callable[[str, int, int, Stride, Factory], nn.Module]
-
-
-class PathSum(nn.Conv3d):
-    """
-    1x1x1 convolution that brings the concatenated paths of a super-network back to the channels of one.
-
-    It starts as the mean of the paths. A bottleneck needs none, its own last 1x1x1 convolution follows the paths.
-
-    Args:
-        in_channels: channels of all paths, a multiple of ``out_channels``.
-        out_channels: channels of one path.
-
-    Shapes:
-        - input: ``(N, in_channels, T, H, W)``
-        - output: ``(N, out_channels, T, H, W)``
-    """
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 1, bias=False)
-        paths = in_channels // out_channels
-        with torch.no_grad():
-            self.weight.copy_(torch.eye(out_channels).repeat(1, paths)[..., None, None, None] / paths)
 
 
 class ResidualBlock(nn.Module):
@@ -71,8 +49,8 @@ class ResidualBlock(nn.Module):
             self.conv3 = _pointwise(int(self.conv2.out_channels), plan.out_channels)  # type: ignore[arg-type]
             self.bn3 = get_norm_layer(norm, 3, plan.out_channels)
         else:
-            self.conv1 = _summed(make(f"{plan.name}.conv1", plan.in_channels, plan.planes, stride, relu), plan.planes)
-            self.conv2 = _summed(make(f"{plan.name}.conv2", plan.planes, plan.planes, (1, 1, 1), ""), plan.planes)
+            self.conv1 = make(f"{plan.name}.conv1", plan.in_channels, plan.planes, stride, relu)
+            self.conv2 = make(f"{plan.name}.conv2", plan.planes, plan.planes, (1, 1, 1), "")
         self.relu = nn.ReLU(inplace=True)
         self.bottleneck = plan.bottleneck
         self.downsample: nn.Module = nn.Identity()
@@ -90,9 +68,3 @@ class ResidualBlock(nn.Module):
 
 def _pointwise(in_channels: int, out_channels: int, stride: Stride = (1, 1, 1)) -> nn.Conv3d:
     return nn.Conv3d(in_channels, out_channels, 1, stride, bias=False)
-
-
-def _summed(operation: nn.Module, channels: int) -> nn.Module:
-    """The operation, followed by a :class:`PathSum` when it gives the channels of several paths."""
-    width = int(operation.out_channels)  # type: ignore[arg-type]
-    return operation if width == channels else nn.Sequential(operation, PathSum(width, channels))

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from cakes_monai.architecture import KernelSplit
 from cakes_monai.backbone_architecture import BackboneArchitecture
-from cakes_monai.blocks import SubKernelOperation, candidate_paths
+from cakes_monai.blocks import ConcatenatedPaths, SubKernelOperation, SummedPaths, candidate_paths
 from cakes_monai.blocks.transition import Factory
 from cakes_monai.cost import Cost
 from cakes_video.architectures import check_layers
 from cakes_video.class_names import check_class_names, class_order
 from cakes_video.cost import video_cost
 from cakes_video.residual_block import ReplacedConvolution, ResidualBlock
-from cakes_video.residual_plan import block_plans, replaced_convolutions, video_sub_kernels
+from cakes_video.residual_plan import block_plans, video_sub_kernels
 
 __all__ = ["VideoBackbone", "VideoResNet", "VideoResNetSupernet", "saved_class_names"]
 
@@ -154,7 +154,7 @@ class VideoResNetSupernet(VideoBackbone):
     Super-network of CAKES for clips: every sub-kernel of every channel of a 3x3x3 convolution is a path.
 
     With cost priority the 1x1x1 convolution of a bottleneck aggregates the paths; the blocks of a ResNet-18 or -34
-    have none and get one each behind their convolutions (:class:`cakes_video.residual_block.PathSum`).
+    have none and get one each behind their convolutions (:class:`cakes_monai.blocks.SummedPaths`).
 
     Args:
         num_classes: number of classes, or their names, which then travel with the weights: ``load_state_dict`` brings
@@ -187,6 +187,8 @@ class VideoResNetSupernet(VideoBackbone):
         in_channels: int = 3,
     ) -> None:
         paths = candidate_paths(priority)
+        if paths is ConcatenatedPaths and not block_plans(backbone)[0].bottleneck:
+            paths = SummedPaths
         names = video_sub_kernels(sub_kernels)
 
         def make(
@@ -202,9 +204,7 @@ class VideoResNetSupernet(VideoBackbone):
         self, splits: Mapping[str, KernelSplit], origin: Mapping[str, Any] | None = None
     ) -> BackboneArchitecture:
         """The architecture with these splits in the places of this network's paths."""
-        known = replaced_convolutions(self.backbone, self.width)  # paths before a PathSum are the first of a Sequential
-        places = {name if name in known else name.removesuffix(".0"): split for name, split in splits.items()}
-        return BackboneArchitecture.of_splits(self.backbone, places, origin)
+        return BackboneArchitecture.of_splits(self.backbone, splits, origin)
 
     def derived_cost(self, splits: Mapping[str, KernelSplit], size: Sequence[int]) -> Cost:
         """What the :meth:`derived` network costs for a clip of ``size`` frames, rows and columns."""

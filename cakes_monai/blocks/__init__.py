@@ -9,6 +9,7 @@ from cakes_monai.blocks.cell import C2FNASCell, OperationFactory, SubKernelOpera
 from cakes_monai.blocks.kernel_supernet import PRIORITIES, ConcatenatedPaths, SampledPaths, candidate_paths
 from cakes_monai.blocks.operation_choice import OperationChoice
 from cakes_monai.blocks.path_weights import draw_paths, gate_magnitudes, keep_paths, path_operations
+from cakes_monai.blocks.summed_paths import SummedPaths
 from cakes_monai.blocks.transition import UpTransition, conv_norm_act, make_transition
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "OperationFactory",
     "SampledPaths",
     "SubKernelOperation",
+    "SummedPaths",
     "UpTransition",
     "candidate_paths",
     "conv_norm_act",

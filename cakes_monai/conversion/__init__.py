@@ -10,7 +10,6 @@ from cakes_monai.conversion.network_cost import network_cost
 from cakes_monai.conversion.rebuilding import load_shrunken, rebuild
 from cakes_monai.conversion.report import ShrinkReport, ShrunkLayer, Totals
 from cakes_monai.conversion.shrink import shrink
-from cakes_monai.conversion.summed_paths import SummedPaths
 from cakes_monai.conversion.supernet import BackboneSupernet, to_supernet
 
 __all__ = [
@@ -18,7 +17,6 @@ __all__ = [
     "LayerSearch",
     "ShrinkReport",
     "ShrunkLayer",
-    "SummedPaths",
     "Totals",
     "find_layers",
     "load_shrunken",

@@ -15,7 +15,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from cakes_monai.architecture import KernelSplit, sub_kernel_set
 from cakes_monai.backbone_architecture import BackboneArchitecture
-from cakes_monai.blocks import PRIORITIES, SampledPaths, path_operations
+from cakes_monai.blocks import PRIORITIES, SampledPaths, SummedPaths, path_operations
 from cakes_monai.blocks.transition import Factory
 from cakes_monai.conversion.layer_search import LayerSearch, Patterns, find_layers
 from cakes_monai.conversion.network_copy import copied
@@ -29,7 +29,6 @@ from cakes_monai.conversion.replacement import (
     set_channels,
     sub_kernel_of,
 )
-from cakes_monai.conversion.summed_paths import SummedPaths
 from cakes_monai.cost import Cost
 
 __all__ = ["BackboneSupernet", "to_supernet"]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cakes_monai.backbone_architecture import BackboneArchitecture
-from cakes_monai.blocks import draw_paths, gate_magnitudes, path_operations
+from cakes_monai.blocks import ConcatenatedPaths, draw_paths, gate_magnitudes, path_operations
 from cakes_monai.losses import GateLasso
 from cakes_monai.workflows import derive_kernels, kernel_budget
 from cakes_video.architectures import video_architecture
@@ -108,8 +108,8 @@ def test_cost_supernet_of_basic_blocks_starts_as_the_mean_of_its_paths() -> None
     supernet = VideoResNetSupernet(5, "12d", "cost", "resnet18", 4).eval()
     block = supernet.layer1[0]
     x = torch.randn(1, 4, 3, 8, 8)
-    operation, path_sum = block.conv1
-    torch.testing.assert_close(path_sum(operation(x)), operation(x).view(1, 2, 4, 3, 8, 8).mean(1))
+    paths = ConcatenatedPaths.forward(block.conv1, x)
+    torch.testing.assert_close(block.conv1(x), paths.view(1, 2, 4, 3, 8, 8).mean(1))
 
 
 def test_architecture_json(tmp_path: Path) -> None:

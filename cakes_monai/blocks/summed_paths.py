@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from cakes_monai.blocks import ConcatenatedPaths
+from cakes_monai.blocks.kernel_supernet import ConcatenatedPaths
 from cakes_monai.blocks.transition import Factory
 
 __all__ = ["SummedPaths"]
