@@ -49,7 +49,7 @@ class CakesConv(nn.Module):
         in_channels: number of input channels C.
         split: output channels of each sub-kernel, e.g. ``{"3x3x3": 28, "1x3x3": 36}``.
         stride: stride along D, H and W.
-        execution: "separate" or "dense", see :mod:`cakes_monai.blocks.execution`.
+        execution: "separate", "dense" or "native", see :mod:`cakes_monai.blocks.execution`.
         bias: whether a number is added to every output channel.
         padding_mode: what is beyond the border: "zeros", "reflect", "replicate" or "circular".
         ordered: whether the state has an ``order``: output channel i is channel ``order[i]`` by sub-kernel. It starts
@@ -156,7 +156,7 @@ def set_execution(network: nn.Module, execution: str) -> nn.Module:
 
     Args:
         network: changed in place and returned.
-        execution: "separate" or "dense", see :mod:`cakes_monai.blocks.execution`.
+        execution: "separate", "dense" or "native", see :mod:`cakes_monai.blocks.execution`.
 
     Raises:
         ValueError: for an unknown execution.

@@ -8,7 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["EXECUTIONS", "PADDING_MODES", "DenseConvolution", "Execution", "SeparateConvolutions"]
+from cakes_monai import native
+
+__all__ = [
+    "EXECUTIONS",
+    "PADDING_MODES",
+    "DenseConvolution",
+    "Execution",
+    "NativeConvolutions",
+    "SeparateConvolutions",
+]
 
 #: What can be beyond the border, as nn.Conv3d names it.
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -78,5 +87,35 @@ class DenseConvolution(Execution):
         return self.convolve(x, kernel, [1, 1, 1], bias)
 
 
+class NativeConvolutions(Execution):
+    """
+    This package's own kernels on the CPU (:mod:`cakes_monai.native`): time follows the multiply-adds, also in training.
+
+    What they cannot compute is run by :class:`SeparateConvolutions`: on a GPU, where there is no compiler, in
+    TorchScript, with strides, other padding than zeros, or bfloat16 and an odd number of channels.
+    """
+
+    def __init__(self, stride: tuple[int, ...], padding_mode: str = "zeros") -> None:
+        super().__init__(stride, padding_mode)
+        self.separate = SeparateConvolutions(stride, padding_mode)
+
+    def forward(  # noqa: D102 - see Execution
+        self, x: Tensor, weights: list[Tensor], order: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return self.separate(x, weights, order, bias)
+        else:  # TorchScript does not compile this branch
+            if self.padding_mode != "zeros" or not native.can_convolve(x, weights, self.stride):
+                return self.separate(x, weights, order, bias)
+            output = native.convolve(x, weights)
+            if order is not None:
+                output = output.index_select(1, order)
+            return output if bias is None else output + bias.to(output.dtype).view(1, -1, 1, 1, 1)
+
+
 #: Ways to run a CakesConv by name.
-EXECUTIONS: dict[str, type[Execution]] = {"separate": SeparateConvolutions, "dense": DenseConvolution}
+EXECUTIONS: dict[str, type[Execution]] = {
+    "separate": SeparateConvolutions,
+    "dense": DenseConvolution,
+    "native": NativeConvolutions,
+}

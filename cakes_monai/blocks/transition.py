@@ -39,6 +39,10 @@ class UpTransition(nn.Module):
         norm: norm after the convolution.
         act: activation after the norm.
 
+    Attributes:
+        convolve_first: whether the 1x1x1 convolution, which commutes with the up-sampling, is done before it, on an
+            eighth of the voxels. The result is the same up to rounding; the papers' costs are those without.
+
     Shapes:
         - input: ``(N, 2C, D, H, W)``
         - output: ``(N, C, 2D, 2H, 2W)``
@@ -48,8 +52,12 @@ class UpTransition(nn.Module):
         super().__init__()
         self.upsample = nn.Upsample(scale_factor=2.0, mode="trilinear", align_corners=False)
         self.conv = conv_norm_act(2 * out_channels, out_channels, 1, norm, act)
+        self.convolve_first = False
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102 - described above
+        if self.convolve_first:
+            # MONAI's Convolution; TorchScript takes a longer comment behind the line for types of its own
+            return self.conv.adn(self.upsample(self.conv.conv(x)))  # type: ignore[operator]
         return self.conv(self.upsample(x))
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from cakes_monai.architecture import SUB_KERNELS, kernel_size
 from cakes_monai.blocks import CakesConv, set_execution
+from cakes_monai.blocks.execution import EXECUTIONS
 
 SPLITS = [
     *({name: 4} for name in SUB_KERNELS),
@@ -34,7 +35,7 @@ def masked_dense_kernel(split: Mapping[str, int], weights: Mapping[str, Tensor],
     return torch.stack(kernels)
 
 
-@pytest.mark.parametrize("execution", ["separate", "dense"])
+@pytest.mark.parametrize("execution", EXECUTIONS)
 @pytest.mark.parametrize("stride", [1, 2, (1, 2, 2)])
 @pytest.mark.parametrize("size", [(5, 6, 7), (1, 4, 3)])
 @pytest.mark.parametrize("split", SPLITS, ids=str)
@@ -57,7 +58,7 @@ def test_equals_the_masked_dense_convolution(split, size, stride, execution: str
         torch.testing.assert_close(gradient, reference)
 
 
-@pytest.mark.parametrize("execution", ["separate", "dense"])
+@pytest.mark.parametrize("execution", EXECUTIONS)
 @pytest.mark.parametrize("stride", [1, (1, 2, 2)])
 @pytest.mark.parametrize("padding_mode", ["zeros", "reflect", "replicate", "circular"])
 @pytest.mark.parametrize("split", [{"3x3x3": 4}, dict.fromkeys(SUB_KERNELS, 1), {"1x3x1": 1, "3x1x1": 2}], ids=str)
@@ -91,13 +92,13 @@ def test_bias_is_initialised_as_for_the_convolutions_it_stands_for() -> None:
 
 def test_bias_keeps_the_type_of_autocast() -> None:
     """Under autocast to bfloat16 a biased layer gives bfloat16, as nn.Conv3d does, with every execution."""
-    for execution in ("separate", "dense"):
+    for execution in EXECUTIONS:
         conv = CakesConv(1, {"3x3x3": 1, "1x1x3": 1}, execution=execution, bias=True)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert conv(torch.zeros(1, 1, 3, 3, 3)).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("execution", ["separate", "dense"])
+@pytest.mark.parametrize("execution", EXECUTIONS)
 @pytest.mark.parametrize("options", [{}, {"bias": True, "padding_mode": "circular", "ordered": True}], ids=str)
 def test_torchscript_gives_the_same(options, execution: str) -> None:
     """A scripted layer computes what the layer computes."""
@@ -154,7 +155,7 @@ def test_set_execution_keeps_weights_and_results() -> None:
     before, keys = network(image), list(network.state_dict())
     torch.testing.assert_close(set_execution(network, "dense")(image), before)
     assert list(network.state_dict()) == keys
-    with pytest.raises(ValueError, match="unknown execution 'fast', allowed are separate, dense"):
+    with pytest.raises(ValueError, match="unknown execution 'fast', allowed are separate, dense, native"):
         set_execution(network, "fast")
 
 
@@ -183,7 +184,7 @@ def test_illegal_arguments(arguments, message: str) -> None:
         CakesConv(*arguments)
 
 
-@pytest.mark.parametrize("execution", ["separate", "dense"])
+@pytest.mark.parametrize("execution", EXECUTIONS)
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_weight_gradients_under_bfloat16_autocast(execution: str, depth: int) -> None:
     """Under CPU autocast the weight gradients are those of float32 up to rounding, for an input of depth 2 as well."""
