@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
+from pathlib import Path
 from typing import Any
 
 from cakes_monai.architecture_file import FORMAT, ArchitectureFile, check_format, check_keys, made
@@ -121,14 +123,17 @@ class KernelSplit:
         return cls(tuple(split.items()))
 
     @classmethod
-    def even(cls, sub_kernels: Sequence[str], out_channels: int, granularity: int = 1) -> KernelSplit:
+    def even(cls, sub_kernels: Sequence[str], out_channels: int, granularity: int = 1, first: int = 0) -> KernelSplit:
         """
         The papers' manual setting: channels divided evenly, what is left over goes to the first sub-kernel.
+
+        With a granularity above 1 much may be left over; it goes to one sub-kernel after the other.
 
         Args:
             sub_kernels: the sub-kernels, in any order.
             out_channels: channels to divide.
             granularity: every sub-kernel gets a multiple of this many channels; 1 in the papers.
+            first: number of the sub-kernel that gets of what is left over first.
 
         Raises:
             ValueError: when ``granularity`` does not divide ``out_channels``.
@@ -136,12 +141,17 @@ class KernelSplit:
         Example:
             >>> KernelSplit.even(SUB_KERNELS, 64).as_dict()["3x3x3"]
             10
+            >>> KernelSplit.even(SUB_KERNELS, 64, granularity=16, first=3).as_dict()
+            {'3x3x1': 16, '3x1x1': 16, '1x3x1': 16, '1x1x3': 16}
         """
         ordered = sorted(sub_kernels, key=SUB_KERNELS.index)
         if granularity < 1 or out_channels % granularity:
             raise ValueError(f"granularity {granularity} does not divide {out_channels} channels.")
         share, rest = divmod(out_channels // granularity, len(ordered))
-        return cls(tuple((name, granularity * (share + rest * (name == ordered[0]))) for name in ordered))
+        shares = [share] * len(ordered)
+        for number in range(rest):
+            shares[(first + number * (granularity > 1)) % len(ordered)] += 1
+        return cls(tuple((name, granularity * own) for name, own in zip(ordered, shares, strict=True)))
 
     def scaled(self, out_channels: int) -> KernelSplit:
         """
@@ -265,22 +275,31 @@ def even_cells(
     """
     Cells of the papers' manual setting: the channels of every convolution divided evenly.
 
+    With a granularity above 1 a convolution may have channels for some sub-kernels only; the next one goes on with the
+    others, so that all have the same share of the network.
+
     Args:
         topology: levels of the cells.
         sub_kernels: the sub-kernels that share the channels.
         init_filters: filters of the first convolution.
-        granularity: every sub-kernel gets a multiple of this many channels.
+        granularity: every sub-kernel gets a multiple of this many channels; 1 in the papers.
 
     Raises:
         ValueError: as :meth:`KernelSplit.even`, naming the cell.
     """
     cells = []
+    first = 0
     for cell, (level, inputs) in enumerate(zip(topology.levels, topology.inputs, strict=True)):
-        try:
-            split = KernelSplit.even(sub_kernels, init_filters * 2 ** (level + 1), granularity)
-        except ValueError as error:
-            raise ValueError(f"cells[{cell}]: {error}") from error
-        cells.append(Cell("cakes", (split,) * len(inputs)))
+        channels = init_filters * 2 ** (level + 1)
+        splits = []
+        for _ in inputs:
+            try:
+                splits.append(KernelSplit.even(sub_kernels, channels, granularity, first))
+            except ValueError as error:
+                raise ValueError(f"cells[{cell}]: {error}") from error
+            if granularity > 1:
+                first += channels // granularity
+        cells.append(Cell("cakes", tuple(splits)))
     return tuple(cells)
 
 
@@ -400,6 +419,32 @@ class Architecture(ArchitectureFile):
         else:
             raise ValueError(f"no published architecture {name!r}, there are {', '.join(cls.published_names())}.")
         return cls(topology, cells, {"published": name})
+
+    @classmethod
+    def find(cls, architecture: str | os.PathLike[str], init_filters: int = 32) -> Architecture:
+        """
+        An architecture by what an option gives: the name of a published one or the path of architecture.json.
+
+        Args:
+            architecture: one of :meth:`published_names`, or a path.
+            init_filters: filters of the first convolution of a published one; a file says its own.
+
+        Raises:
+            ValueError: when it is no such name and no such file, and as :meth:`load`.
+
+        Example:
+            >>> Architecture.find("c2fnas-panc").cells[0].operation
+            '2d'
+        """
+        if architecture in cls.published_names():
+            return cls.published(str(architecture), init_filters)
+        if not Path(architecture).exists():
+            names = ", ".join(cls.published_names())
+            raise ValueError(
+                f"{architecture}: cannot be read (no such file), and is no published architecture; allowed are the "
+                f"path of architecture.json and {names}."
+            )
+        return cls.load(architecture)
 
     @staticmethod
     def published_names() -> tuple[str, ...]:

@@ -54,6 +54,25 @@ def test_published_architectures_have_2560_searchable_channels() -> None:
     assert sum(split.out_channels for cell in cells for split in cell.kernels) == 2560
 
 
+def test_an_option_gives_a_name_or_a_path(tmp_path: Path) -> None:
+    """A published name has the filters that are asked for, a path what the file says."""
+    assert Architecture.find("cakes-manual-123d", 4) == Architecture.published("cakes-manual-123d", 4)
+    path = tmp_path / "architecture.json"
+    Architecture.published("cakes-manual-1d", 8).save(path)
+    for given in (path, str(path)):
+        assert Architecture.find(given, 32).init_filters == 8
+    (tmp_path / "broken.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"broken\.json: format None is unknown"):
+        Architecture.find(tmp_path / "broken.json")
+
+
+@pytest.mark.parametrize("given", ["c2fnas-pank", "nowhere/architecture.json"])
+def test_neither_name_nor_file(given: str) -> None:
+    """The message has what was given, and every name that is allowed."""
+    with pytest.raises(ValueError, match=rf"^{given}: cannot be read .*c2fnas-panc, .*cakes-manual-123d\.$"):
+        Architecture.find(given)
+
+
 def test_what_an_even_division_leaves_over_goes_to_the_first_sub_kernel() -> None:
     """64 channels over seven sub-kernels are 10 and six times 9, over three 22, 21, 21."""
     assert [count for _, count in KernelSplit.even(SUB_KERNELS, 64).counts] == [10, 9, 9, 9, 9, 9, 9]

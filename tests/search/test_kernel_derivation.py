@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from cakes_monai.__main__ import app
 from cakes_monai.architecture import Architecture, KernelSplit, Topology
+from cakes_monai.cost import c2fnas_cost
 from cakes_monai.search import (
     KernelDerivation,
     SplitSummary,
@@ -71,9 +73,25 @@ def test_manual_is_the_papers(kernels: str) -> None:
 
 
 def test_manual_with_granularity() -> None:
-    """64 channels in multiples of 8 for seven sub-kernels: 16 for the first, 8 for the others."""
-    split = manual_architecture("123d", granularity=8).cells[0].kernels[0]
-    assert list(split.as_dict().values()) == [16, *[8] * 6]
+    """
+    64 channels in multiples of 8 for seven sub-kernels: 8 more for one of them, in every convolution for another.
+
+    Over the network all have the same number, up to one block, and in multiples of 16 the cost stays that of the
+    papers' division.
+    """
+    cells = manual_architecture("123d", granularity=8).cells
+    assert list(cells[0].kernels[0].as_dict().values()) == [16, *[8] * 6]
+    assert list(cells[1].kernels[0].as_dict().values()) == [8, 16, *[8] * 5]
+    assert list(cells[1].kernels[1].as_dict().values()) == [8, 8, 16, *[8] * 4]
+    coarse = manual_architecture("123d", granularity=16)
+    totals = Counter[str]()
+    for cell in coarse.cells:
+        for split in cell.kernels:
+            totals.update(split.as_dict())
+    assert max(totals.values()) - min(totals.values()) <= 16
+    assert sum(totals.values()) == 2560  # networks.md: output channels of the 17 convolutions
+    ours, papers = (c2fnas_cost(found, 1, 2).multiply_adds for found in (coarse, manual_architecture("123d")))
+    assert ours == pytest.approx(papers, rel=0.05)
     with pytest.raises(ValueError, match=r"cells\[0\]: granularity 24 does not divide 64 channels"):
         manual_architecture("123d", granularity=24)
 
