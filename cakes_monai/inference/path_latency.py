@@ -5,33 +5,19 @@
 from __future__ import annotations
 
 import copy
-import json
-import logging
-import os
-import platform
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
-import numpy as np
 import torch
 from torch import nn
 
-from cakes_monai.atomic_file import written_whole
 from cakes_monai.blocks import CakesConv, SampledPaths, path_operations
+from cakes_monai.inference.timing import Cache, machine, median_milliseconds, read_times, write_times
 from cakes_monai.search import PathLayer
 
 __all__ = ["latency_table", "measure_path_latency", "path_layers"]
-
-logger = logging.getLogger(__name__)
-
-_LEAST_SECONDS = 1e-3  # of one measurement
-_BUSY = 0.5  # interquartile range over median
-
-Cache = str | os.PathLike[str] | None
 
 
 def path_layers(network: nn.Module, input_shape: Sequence[int]) -> dict[str, PathLayer]:
@@ -104,13 +90,13 @@ def measure_path_latency(
 def _measured_here(
     layers: Mapping[str, PathLayer], device: torch.device, dtype: torch.dtype, cache: Cache, rounds: int
 ) -> dict[str, tuple[float, ...]]:
-    known = _read(cache)
+    known = read_times(cache)
     found = {}
     for name, layer in layers.items():
         keys = [_key(layer, sub_kernel, device, dtype) for sub_kernel in layer.sub_kernels]
         if not all(key in known for key in keys):
             known.update(zip(keys, _measured(name, layer, device, dtype, rounds), strict=True))
-            _write(cache, known)
+            write_times(cache, known)
         found[name] = tuple(known[key] for key in keys)
     return found
 
@@ -133,51 +119,13 @@ def _measured(name: str, layer: PathLayer, device: torch.device, dtype: torch.dt
         CakesConv(layer.in_channels, {sub_kernel: layer.out_channels}, layer.stride).to(device, dtype)
         for sub_kernel in layer.sub_kernels
     ]
-    with torch.inference_mode():
-        times = np.array([[_milliseconds(partial(conv, image), device) for conv in convs] for _ in range(rounds + 2)])
-    times = times[2:]  # without the rounds in which libraries set themselves up
-    medians = np.median(times, axis=0)
-    spread = float(np.max(np.subtract(*np.percentile(times, (75, 25), axis=0)) / medians))
-    logger.info("%s: %s ms", name, ", ".join(f"{ms:.4f}" for ms in medians))
-    if spread > _BUSY:
-        logger.warning("%s: measured times differ by %.0f %%, is the machine busy?", name, 100 * spread)
-    return [float(ms) for ms in medians]
-
-
-def _milliseconds(run: Callable[[], Any], device: torch.device) -> float:
-    """Mean time of a few runs, which together are long enough for the clock."""
-    count = 0
-    start = end = time.perf_counter()
-    while end - start < _LEAST_SECONDS:
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        count, end = count + 1, time.perf_counter()
-    return (end - start) / count * 1e3
+    return median_milliseconds(name, [partial(conv, image) for conv in convs], device, rounds)
 
 
 def _key(layer: PathLayer, sub_kernel: str, device: torch.device, dtype: torch.dtype) -> str:
     """All that the time depends on, in words."""
-    machine = f"{platform.node()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-    if device.type == "cuda":
-        machine = torch.cuda.get_device_name(device)
     sizes = (layer.batch, layer.in_channels, *layer.size)
     return (
-        f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}, {dtype}, input "
-        f"{'x'.join(map(str, sizes))}, {layer.out_channels} channels, stride {layer.stride}, {sub_kernel}"
+        f"{machine(device)}, {dtype}, input {'x'.join(map(str, sizes))}, {layer.out_channels} channels, "
+        f"stride {layer.stride}, {sub_kernel}"
     )
-
-
-def _read(cache: Cache) -> dict[str, float]:
-    if cache is None or not Path(cache).exists():
-        return {}
-    try:
-        return {str(key): float(value) for key, value in json.loads(Path(cache).read_text(encoding="utf-8")).items()}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{cache}: is no file of measured times ({error}); delete it to measure anew.") from error
-
-
-def _write(cache: Cache, known: Mapping[str, float]) -> None:
-    if cache is not None:
-        with written_whole(cache) as temporary:
-            temporary.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
