@@ -9,13 +9,21 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from monai.data import check_missing_files, load_decathlon_datalist, load_decathlon_properties
 
-__all__ = ["check_label_names", "decathlon_fold", "decathlon_label_names"]
+from cakes_monai.data.folds import check_fold, cut_fold
+from cakes_monai.data.image_search import find_images
+
+__all__ = [
+    "check_label_names",
+    "dataset_json",
+    "decathlon_fold",
+    "decathlon_label_names",
+    "decathlon_test_images",
+    "numbered_names",
+]
 
 KEYS = ("image", "label")
-SECTIONS = ("training", "validation")
 MAX_LISTED = 3  # missing files in a message
 
 
@@ -50,21 +58,30 @@ def decathlon_fold(
         >>> [Path(case["image"]).name for case in decathlon_fold("Task04_Hippocampus", "validation")][:2]
         ['hippocampus_001.nii.gz', 'hippocampus_003.nii.gz']
     """
-    if section not in SECTIONS:
-        raise ValueError(f"decathlon_fold: section is {section!r}, allowed are {' and '.join(SECTIONS)}.")
-    if num_folds < 2:
-        raise ValueError(f"decathlon_fold: num_folds is {num_folds}, allowed are 2 or more.")
-    if fold not in range(num_folds):
-        raise ValueError(f"decathlon_fold: fold is {fold!r}, allowed are 0 to {num_folds - 1}.")
+    check_fold("decathlon_fold", section, fold, num_folds)
     if label_names is not None:
         check_label_names(dataset_dir, label_names)
-    cases = _cases(dataset_dir)
-    if len(cases) < num_folds:
-        raise ValueError(f"{dataset_dir}: {len(cases)} training cases, allowed are {num_folds} (num_folds) or more.")
-    validation = np.array_split(np.arange(len(cases)), num_folds)[fold]
-    chosen = [case for index, case in enumerate(cases) if (index in validation) == (section == "validation")]
+    chosen = cut_fold(dataset_dir, _cases(dataset_dir), section, fold, num_folds)
     _check_files(dataset_dir, chosen)
     return chosen
+
+
+def decathlon_test_images(dataset_dir: str | os.PathLike[str]) -> list[Path]:
+    """
+    List the test images: those of dataset.json, or those in ``imagesTs`` when dataset.json lists none.
+
+    Args:
+        dataset_dir: folder with dataset.json.
+
+    Raises:
+        ValueError: when dataset.json is absent or broken, there are no test images, or listed ones are missing.
+    """
+    path = dataset_json(dataset_dir, "labels")
+    if not json.loads(path.read_text(encoding="utf-8")).get("test"):
+        return find_images(path.parent / "imagesTs")
+    cases = load_decathlon_datalist(path, data_list_key="test")
+    _check_files(dataset_dir, cases, keys=("image",))
+    return [Path(case["image"]) for case in cases]
 
 
 def decathlon_label_names(dataset_dir: str | os.PathLike[str]) -> list[str]:
@@ -77,12 +94,26 @@ def decathlon_label_names(dataset_dir: str | os.PathLike[str]) -> list[str]:
     Raises:
         ValueError: when dataset.json is absent or broken, or its labels are not ``{"0": name, "1": name, ...}``.
     """
-    path = _dataset_json(dataset_dir, "labels")
-    labels = load_decathlon_properties(path, "labels")["labels"]
-    values = [str(value) for value in range(len(labels))]
-    if not isinstance(labels, dict) or set(labels) != set(values):
-        raise ValueError(f'{path}: labels are {labels!r}; allowed: {{"0": name, "1": name, ...}} without gaps.')
-    return [str(labels[value]) for value in values]
+    return numbered_names(dataset_dir, "labels")
+
+
+def numbered_names(path: str | os.PathLike[str], entry: str) -> list[str]:
+    """
+    List the names in an entry ``{"0": name, "1": name, ...}`` of dataset.json in the order of their numbers.
+
+    Args:
+        path: folder with dataset.json, or a JSON file with these entries.
+        entry: "labels" or "modality".
+
+    Raises:
+        ValueError: when the file is absent or broken, or numbers are missing.
+    """
+    path = dataset_json(path, entry)
+    names = load_decathlon_properties(path, entry)[entry]
+    numbers = [str(number) for number in range(len(names))]
+    if not isinstance(names, dict) or set(names) != set(numbers):
+        raise ValueError(f'{path}: {entry} are {names!r}; allowed: {{"0": name, "1": name, ...}} without gaps.')
+    return [str(names[number]) for number in numbers]
 
 
 def check_label_names(dataset_dir: str | os.PathLike[str], names: Sequence[str]) -> None:
@@ -103,9 +134,19 @@ def check_label_names(dataset_dir: str | os.PathLike[str], names: Sequence[str])
         )
 
 
-def _dataset_json(dataset_dir: str | os.PathLike[str], entry: str) -> Path:
-    """Return the path of dataset.json after seeing that it is JSON with this entry."""
-    path = Path(dataset_dir).expanduser().absolute() / "dataset.json"
+def dataset_json(path: str | os.PathLike[str], entry: str) -> Path:
+    """
+    Return the path of dataset.json after seeing that it is JSON with this entry.
+
+    Args:
+        path: folder with dataset.json, or a JSON file with its entries.
+        entry: name of the entry.
+
+    Raises:
+        ValueError: when the file is absent, no JSON, or has no such entry.
+    """
+    path = Path(path).expanduser().absolute()
+    path = path if path.suffix == ".json" else path / "dataset.json"
     if not path.is_file():
         raise ValueError(
             f"{path}: no such file; allowed: a folder in the layout of the Medical Segmentation Decathlon."
@@ -120,7 +161,7 @@ def _dataset_json(dataset_dir: str | os.PathLike[str], entry: str) -> Path:
 
 
 def _cases(dataset_dir: str | os.PathLike[str]) -> list[dict[str, str]]:
-    path = _dataset_json(dataset_dir, "training")
+    path = dataset_json(dataset_dir, "training")
     cases = load_decathlon_datalist(path, data_list_key="training")
     for number, case in enumerate(cases):
         if not all(isinstance(case.get(key), str) for key in KEYS):
@@ -128,7 +169,9 @@ def _cases(dataset_dir: str | os.PathLike[str]) -> list[dict[str, str]]:
     return [{key: case[key] for key in KEYS} for case in cases]
 
 
-def _check_files(dataset_dir: str | os.PathLike[str], cases: list[dict[str, str]]) -> None:
-    if missing := [str(path) for path in check_missing_files(cases, keys=KEYS)]:
+def _check_files(
+    dataset_dir: str | os.PathLike[str], cases: list[dict[str, str]], keys: tuple[str, ...] = KEYS
+) -> None:
+    if missing := [str(path) for path in check_missing_files(cases, keys=keys)]:
         more = f" and {len(missing) - MAX_LISTED} more" if len(missing) > MAX_LISTED else ""
         raise ValueError(f"{dataset_dir}: {len(missing)} missing files: {', '.join(missing[:MAX_LISTED])}{more}.")

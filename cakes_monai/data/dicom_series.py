@@ -14,7 +14,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 
-__all__ = ["check_dicom_series", "dicom_files", "is_dicom_folder"]
+__all__ = ["check_dicom_series", "dicom_files", "is_dicom_folder", "series_headers"]
 
 # Share of the slice spacing by which a slice may lie off the even grid: headers that round 1.25 mm steps to 0.1 mm are
 # 0.04 off, a missing slice is at least 0.5 off.
@@ -75,8 +75,29 @@ def check_dicom_series(folder: str | os.PathLike[str]) -> None:
             no DICOM or lack position, orientation or size, slices of different size or orientation, two slices at one
             position, a missing slice, uneven spacing, or slices shifted sideways as a tilted gantry does.
     """
-    headers = [_read_header(file) for file in dicom_files(folder)]
-    problem = next(_problems(headers), None)
+    slices = [_slice(header) for header in series_headers(folder)]
+    _raise_first(folder, _grid_problems(slices))
+
+
+def series_headers(folder: str | os.PathLike[str], tags: Sequence[str] | None = ()) -> list[pydicom.Dataset]:
+    """
+    Read the headers of the slices of one series, sorted by file name.
+
+    Args:
+        folder: the folder; other files in it are ignored.
+        tags: keywords to read beside those of the geometry; None reads all but the pixels.
+
+    Raises:
+        ValueError: when the folder holds no or more than one series, a single slice, multi-frame files, or files that
+            are no DICOM or lack position, orientation or size. The grid is not looked at.
+    """
+    headers = [_read_header(file, tags) for file in dicom_files(folder)]
+    _raise_first(folder, _series_problems(headers))
+    return headers
+
+
+def _raise_first(folder: str | os.PathLike[str], problems: Iterator[str]) -> None:
+    problem = next(problems, None)
     if problem is not None:
         raise ValueError(f"{folder}: {problem}")
 
@@ -93,10 +114,11 @@ def _is_dicom(file: Path) -> bool:
         return False
 
 
-def _read_header(file: Path) -> pydicom.Dataset:
+def _read_header(file: Path, tags: Sequence[str] | None) -> pydicom.Dataset:
+    wanted = None if tags is None else [*TAGS, *tags]
     try:
         # force: readers take files without preamble, too
-        header = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=list(TAGS))
+        header = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=wanted)
     except Exception as error:  # the parser raises many kinds on what is no DICOM
         raise ValueError(f"{file.parent}: {file.name} cannot be read; allowed: DICOM slices.") from error
     if "SeriesInstanceUID" not in header:  # empty in some anonymised files, absent in none
@@ -104,10 +126,8 @@ def _read_header(file: Path) -> pydicom.Dataset:
     return header
 
 
-def _problems(headers: Sequence[pydicom.Dataset]) -> Iterator[str]:
+def _grid_problems(slices: list[_Slice]) -> Iterator[str]:
     """Yield what is wrong, most basic first; later checks rely on earlier ones."""
-    yield from _series_problems(headers)
-    slices = [_slice(header) for header in headers]
     for what, name, tolerance in (("size or pixel spacing", "size", 1e-3), ("orientation", "orientation", 1e-3)):
         yield from _difference_problems(slices, what, name, tolerance)
     slices.sort(key=lambda item: item.offset)
@@ -116,6 +136,7 @@ def _problems(headers: Sequence[pydicom.Dataset]) -> Iterator[str]:
 
 
 def _series_problems(headers: Sequence[pydicom.Dataset]) -> Iterator[str]:
+    """Yield what is wrong, most basic first; later checks rely on earlier ones."""
     if not headers:
         yield "no DICOM files; allowed: the slices of one series."
     series = {header.get("SeriesInstanceUID", ""): header.get("SeriesDescription", "") for header in headers}

@@ -17,11 +17,19 @@ def data_fingerprint(cases: Iterable[Mapping[str, str | os.PathLike[str]]]) -> s
     """
     Fingerprint of the names and sizes of all files of a data list, the same wherever the data lie.
 
+    The folder of a DICOM series counts with the size of all its files.
+
     Args:
         cases: the data list; its order does not count.
 
     Returns:
         12 hexadecimal digits.
     """
-    files = [[key, Path(path).name, Path(path).stat().st_size] for case in cases for key, path in case.items()]
+    files = [[key, Path(path).name, _size(Path(path))] for case in cases for key, path in case.items()]
     return hashlib.sha256(json.dumps(sorted(files)).encode()).hexdigest()[:12]
+
+
+def _size(path: Path) -> int:
+    if path.is_dir():  # whose own size is the file system's affair
+        return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    return path.stat().st_size
