@@ -1,6 +1,6 @@
 # Copyright (c) The cakes-monai authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Time and peak memory of a training step of the super-networks, over those of the dense 3D network, in one run."""
+"""Time and peak memory of a training step of CAKES and its super-networks, over those of the dense 3D network."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from cakes_monai.architecture import Architecture
 from cakes_monai.atomic_file import written_whole
 from cakes_monai.blocks import SampledPaths, draw_paths, set_execution
 from cakes_monai.nets import C2FNAS, C2FNASSupernet
+from cakes_monai.search import manual_architecture
 
-NETWORKS = ("dense 3D", "performance", "cost")
+NETWORKS = ("dense 3D", "manual", "performance", "cost")
 
 
 def main(
@@ -31,11 +32,14 @@ def main(
     batch_size: Annotated[int, typer.Option(min=1)] = 2,
     init_filters: Annotated[int, typer.Option(min=1)] = 14,
     sub_kernels: Annotated[str, typer.Option(help="Set of candidates.")] = "123d",
-    execution: Annotated[str, typer.Option(help="Of the performance super-network: dense or separate.")] = "dense",
+    execution: Annotated[
+        str, typer.Option(help="Of the manual network and the performance super-network: dense or separate.")
+    ] = "dense",
+    compiled: Annotated[bool, typer.Option("--compile", help="Through torch.compile.")] = False,
     steps: Annotated[int, typer.Option(min=1, help="Measured steps of each network, taken in turns.")] = 7,
     amp: Annotated[bool, typer.Option(help="bfloat16.")] = False,
-    networks: Annotated[str, typer.Option(help="Comma-separated.")] = "dense 3D,performance,cost",
-    output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    networks: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(NETWORKS),
+    output: Annotated[Path | None, typer.Option(help="JSON file to write; one entry for each setting.")] = None,
 ) -> None:
     """Measure, print and write."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -47,6 +51,7 @@ def main(
         "sub_kernels": sub_kernels,
         "execution": execution,
         "amp": amp,
+        "compile": compiled,
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -74,7 +79,10 @@ def main(
         )
     if output is not None:
         with written_whole(output) as temporary:
-            temporary.write_text(json.dumps({"setting": setting, "networks": rows}, indent=1) + "\n", encoding="utf-8")
+            known = json.loads(output.read_text(encoding="utf-8")) if output.exists() else []
+            others = [entry for entry in known if entry["setting"] != json.loads(json.dumps(setting))]
+            content = [*others, {"setting": setting, "networks": rows}]
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _network(name: str, setting: dict[str, Any]) -> nn.Module:
@@ -82,6 +90,9 @@ def _network(name: str, setting: dict[str, Any]) -> nn.Module:
     filters = setting["init_filters"]
     if name == "dense 3D":
         return set_execution(C2FNAS(1, 3, dense, filters), "dense")
+    if name == "manual":
+        manual = manual_architecture(setting["sub_kernels"], init_filters=filters)
+        return set_execution(C2FNAS(1, 3, manual, filters), setting["execution"])
     network = C2FNASSupernet(1, 3, dense.topology, setting["sub_kernels"], name, filters)
     return set_execution(network, setting["execution"] if name == "performance" else "separate")
 
@@ -95,6 +106,7 @@ def _step(name: str, setting: dict[str, Any], device: str) -> Callable[[], None]
     shape = (setting["batch_size"], 1, *setting["size"])
     image, label = torch.randn(shape, device=device), torch.randint(3, shape, device=device)
     sampled = any(isinstance(module, SampledPaths) for module in network.modules())
+    forward = torch.compile(network) if setting["compile"] else network
     count = 0
 
     def step() -> None:
@@ -104,7 +116,7 @@ def _step(name: str, setting: dict[str, Any], device: str) -> Callable[[], None]
             draw_paths(network, 0, count)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device, torch.bfloat16, enabled=setting["amp"]):
-            logits = network(image)
+            logits = forward(image)
         loss(logits.float(), label).backward()
         optimizer.step()
 
