@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,8 @@ import typer
 from cakes_monai.architecture import Architecture
 from cakes_monai.cost import PUBLISHED_COSTS, c2fnas_cost
 from cakes_monai.cost_table import cost_row, cost_table
-from cakes_monai.search import manual_architecture, progress_line, read_journal, split_summary
+from cakes_monai.label_server import become_label_server, label_server_command
+from cakes_monai.search import CROSS_VALIDATION, manual_architecture, progress_line, read_journal, split_summary
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -87,19 +89,24 @@ def summary(architecture: Annotated[Path, typer.Argument(help="architecture.json
 
 
 @app.command()
-def status(folder: Annotated[Path, typer.Argument(help="Folder of a search by trials, running or stopped.")]) -> None:
-    """Show how far a search by trials is: finished, running and failed trials, and the best ones."""
+def status(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of a search by trials or of a cross-validation, running or stopped.")
+    ],
+) -> None:
+    """Show how far a search by trials or a cross-validation is: finished, running and failed trials, the best first."""
     try:
         content = read_journal(folder / "journal.jsonl")
         limit = folder / "limit.json"
         trials = json.loads(limit.read_text(encoding="utf-8"))["trials"] if limit.exists() else None
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    typer.echo(progress_line(content.trials, trials))
+    folds = content.kind == CROSS_VALIDATION
+    typer.echo(progress_line(content.trials, trials, choosing=not folds))
     for trial in sorted(content.trials, key=lambda trial: (trial.score is None, -(trial.score or 0), trial.index)):
         result = f"{trial.score:.4f}" if trial.score is not None else trial.state
         reason = f"  {trial.failures[-1]}" if trial.failures else ""
-        typer.echo(f"{trial.index:5d}  {result:>9}  {trial.proposal.candidate}{reason}")
+        typer.echo(f"{trial.index:5d}  {result:>9}  {'fold ' if folds else ''}{trial.proposal.candidate}{reason}")
 
 
 @app.command()
@@ -148,6 +155,30 @@ def shrink(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(report.table())
+
+
+@app.command()
+def label(
+    bundle: Annotated[list[Path], typer.Option(help="Folder of a MONAI bundle that segments; may be given again.")],
+    studies: Annotated[str, typer.Option(help="Folder of images, or address of a DICOMweb server.")] = "studies",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
+    app_folder: Annotated[Path, typer.Option("--app", help="Folder for MONAI Label's app.")] = Path("monailabel_app"),
+    epistemic: Annotated[bool, typer.Option("--epistemic", help="Score images without a label by entropy.")] = False,
+    conf: Annotated[list[str] | None, typer.Option(help="Setting of the app, name=value; may be given again.")] = None,
+) -> None:
+    """
+    Start MONAI Label's server with bundles, for 3D Slicer and OHIF.
+
+    A training that is started there replaces models/model.pt of the bundle: give a copy to keep what you have.
+    """
+    try:
+        command = label_server_command(bundle, studies, app_folder, host, port, epistemic, conf or ())
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    typer.echo(f"MONAI Label at http://{host}:{port}, stop it with Ctrl-C. Bundles: {', '.join(map(str, bundle))}")
+    sys.stdout.flush()
+    become_label_server(command)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from monai.networks.utils import get_state_dict
-from monai.utils import str2bool
+from monai.utils import ensure_tuple, str2bool
 from torch import nn
 
 from cakes_monai.atomic_file import written_whole
@@ -159,16 +159,21 @@ class ModelLoader:
     Load the network's weights when an evaluator starts, or refuse them in one line.
 
     Args:
-        path: a state dict, as :class:`ModelSaver` writes it.
-        network: gets the weights; all of them must fit.
+        path: a state dict, as :class:`ModelSaver` writes it, or a list of them.
+        network: gets the weights; all of them must fit. With a list a ModuleList of as many networks.
 
     Raises:
-        ValueError: from the run, when the file does not exist, is no state dict, or does not fit the network.
+        ValueError: for weights of another number of networks; from the run, when a file does not exist, is no state
+            dict, or does not fit its network.
     """
 
-    def __init__(self, path: str | os.PathLike[str], network: nn.Module) -> None:
-        self.path = Path(path)
-        self.network = network
+    def __init__(self, path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], network: nn.Module) -> None:
+        self.paths = [Path(name) for name in ensure_tuple(path)]
+        self.networks = list(network) if isinstance(network, nn.ModuleList) else [network]
+        if len(self.paths) != len(self.networks):
+            raise ValueError(
+                f"weights: {len(self.paths)} files for {len(self.networks)} networks; allowed is one each."
+            )
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
@@ -176,14 +181,19 @@ class ModelLoader:
 
     def __call__(self, engine: Engine) -> None:
         """Load."""
-        if not self.path.is_file():
-            raise ValueError(f"{self.path}: no such file; train first, or give the weights' path.")
-        try:
-            weights = torch.load(self.path, map_location="cpu", weights_only=True)
-            _unwrapped(self.network).load_state_dict(weights)
-        except Exception as error:  # unpickling raises all kinds
-            reason = " ".join(line.strip() for line in str(error).splitlines()[:2])  # of what may be hundreds
-            raise ValueError(f"{self.path}: these are no weights of this network: {reason}") from error
+        for path, network in zip(self.paths, self.networks, strict=True):
+            _load_weights(path, network)
+
+
+def _load_weights(path: Path, network: nn.Module) -> None:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; train first, or give the weights' path.")
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        _unwrapped(network).load_state_dict(weights)
+    except Exception as error:  # unpickling raises all kinds
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:2])  # of what may be hundreds
+        raise ValueError(f"{path}: these are no weights of this network: {reason}") from error
 
 
 def _in_a_line(value: Any) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from cakes_monai.search.engine import Engine, Result, Task, make_engine
 from cakes_monai.search.evolution import REASONS, TopologyEvolution
+from cakes_monai.search.fold_list import CROSS_VALIDATION, FoldList
 from cakes_monai.search.journal import Journal, read_journal
 from cakes_monai.search.journal_records import JournalContent
 from cakes_monai.search.kernel_derivation import KernelDerivation, manual_architecture
@@ -35,6 +36,7 @@ from cakes_monai.search.trial import Proposal, Trial, best_trial
 
 __all__ = [
     "BUDGET_UNITS",
+    "CROSS_VALIDATION",
     "REASONS",
     "RULES",
     "SEARCHED_OPERATIONS",
@@ -42,6 +44,7 @@ __all__ = [
     "Budget",
     "CandidateList",
     "Engine",
+    "FoldList",
     "Journal",
     "JournalContent",
     "KeptPaths",

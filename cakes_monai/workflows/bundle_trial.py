@@ -5,18 +5,15 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigWorkflow
 
 from cakes_monai.architecture import Architecture
 from cakes_monai.cost import c2fnas_cost
+from cakes_monai.workflows.bundle_run import run_bundle
 
 __all__ = ["train_bundle"]
 
@@ -61,9 +58,7 @@ def train_bundle(
         "ckpt_dir": str(folder / "models"),
         "resume": True,
     }
-    configs = [str(Path(bundle) / "configs" / file) for file in files]
-    gpus = torch.cuda.device_count()
-    _train_on_all(configs, given, gpus) if gpus > 1 else _train_here(configs, given)
+    run_bundle(bundle, files, given, "multi_gpu_train.json")
     state = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
     score, epoch = state["best_metric"], state["best_metric_epoch"]
     if epoch < 0 or not math.isfinite(score):
@@ -76,29 +71,3 @@ def train_bundle(
         "multiply_adds": size.multiply_adds,
         "paper_flops": size.paper_flops,
     }
-
-
-def _train_here(configs: Sequence[str], options: Mapping[str, Any]) -> None:
-    workflow = ConfigWorkflow(config_file=list(configs), logging_file=False, workflow_type="train", **options)
-    try:
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
-    except RuntimeError as error:
-        raise _cause(error) from error
-
-
-def _train_on_all(configs: Sequence[str], options: Mapping[str, Any], gpus: int) -> None:
-    overlay = str(Path(configs[0]).with_name("multi_gpu_train.json"))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", f"--nproc_per_node={gpus}"]
-    command += ["-m", "monai.bundle", "run", "--config_file", str([*configs, overlay])]
-    result = subprocess.run([*command, *(f"--{name}={value}" for name, value in options.items())], env=os.environ)
-    if result.returncode:
-        raise RuntimeError(f"the training on {gpus} GPUs ended with exit status {result.returncode}, see its log.")
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What MONAI wrapped into "Failed to evaluate ..."."""
-    while isinstance(error, RuntimeError) and str(error).startswith("Failed to ") and error.__cause__ is not None:
-        error = error.__cause__
-    return error

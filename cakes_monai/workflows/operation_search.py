@@ -15,7 +15,7 @@ from typing import Any
 
 import monai
 import torch
-from monai.utils import str2bool
+from monai.utils import ensure_tuple, str2bool
 from torch import Tensor, nn
 
 from cakes_monai import __version__
@@ -48,7 +48,7 @@ class OperationRanking:
     Args:
         network: the super-network, trained when :meth:`run` is called.
         output_dir: folder to write to; the state of the ranking is in its folder "ranking".
-        architecture: the file from which the topology was taken, for the origin.
+        architecture: the file from which the topology was taken, or the name of a published one, for the origin.
         validation: a dataset of preprocessed items with image and label.
         training: a loader of batches, used for networks with BatchNorm only.
         inferer: arguments of MONAI's SlidingWindowInferer.
@@ -94,7 +94,8 @@ class OperationRanking:
         bare = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
         if not isinstance(bare, C2FNASOperationSupernet):
             raise ValueError(f"operations are ranked with a C2FNASOperationSupernet, not with a {type(bare).__name__}.")
-        if not 0 <= (overlap := inferer.get("overlap", 0.25)) < 1:
+        overlap = inferer.get("overlap", 0.25)
+        if not all(0 <= part < 1 for part in ensure_tuple(overlap)):
             raise ValueError(f"overlap is {overlap}, allowed is from 0 to below 1.")
         if len(class_names) != bare.out_channels - 1:
             raise ValueError(f"{len(class_names)} class names, the network has {bare.out_channels - 1} classes.")
@@ -103,7 +104,7 @@ class OperationRanking:
                 raise ValueError(f"{name} is {number}, allowed is 1 or more.")
         self.network = bare
         self.output_dir, self.folder = Path(output_dir), Path(output_dir) / "ranking"
-        self.parent = Path(architecture)
+        self.parent = architecture
         self.validation, self.training = validation, training
         self.inferer = dict(inferer)
         self.class_names = list(class_names)
@@ -123,10 +124,10 @@ class OperationRanking:
             ValueError: when the topology is another one than that of ``architecture``, that file would be overwritten,
                 the engine cannot be made, or there are scores already and ``resume`` is not set.
         """
-        topology, output = Architecture.load(self.parent).topology, self.output_dir / "architecture.json"
+        topology, output = Architecture.find(self.parent).topology, self.output_dir / "architecture.json"
         if topology != self.network.topology:
             raise ValueError(f"{self.parent}: has levels {list(topology.levels)}, the super-network has others.")
-        if self.parent.resolve() == output.resolve():
+        if Path(self.parent).resolve() == output.resolve():
             raise ValueError(f"{output}: gives the topology and would be overwritten; choose another output_dir.")
         self._make_engine().close()
         if not self.resume and any(trial.score is not None for trial in ended_candidates(self.folder).values()):
@@ -237,7 +238,7 @@ class OperationRanking:
             "score": table.scores[0],
             "versions": {"cakes_monai": __version__, "torch": str(torch.__version__), "monai": monai.__version__},
             "data": self.data,
-            "topology": dict(Architecture.load(self.parent).origin),
+            "topology": dict(Architecture.find(self.parent).origin),
         }
 
 

@@ -25,7 +25,7 @@ class WidthSearch(TrialSearch):
     "cakes" cells are scaled in proportion.
 
     Args:
-        architecture: architecture.json of the network.
+        architecture: architecture.json of the network, or the name of a published one.
         init_filters: filters of the first convolution that the multipliers are applied to.
         multipliers: 0.25 to 2.0 by 0.25 in the paper.
         arguments: of :class:`TrialSearch`.
@@ -44,7 +44,7 @@ class WidthSearch(TrialSearch):
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
-        self.found = Architecture.load(architecture)
+        self.found = Architecture.find(architecture, init_filters)
         self.init_filters, self.multipliers = init_filters, tuple(multipliers)
         for multiplier in self.multipliers:
             self.filters(multiplier)
