@@ -27,6 +27,7 @@ def main(
     parser = ConfigParser()
     parser.read_config(str(CONFIG))
     parser["bundle_root"] = str(CONFIG.parents[1])
+    parser["engine"] = "torch"
     network, inferer = parser.get_parsed_content("network").eval(), parser.get_parsed_content("inferer")
     image = torch.randn(1, 1, *size, device=next(network.parameters()).device)
     seconds: dict[str, list[float]] = {name: [] for name in EXECUTIONS}

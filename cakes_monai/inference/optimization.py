@@ -15,9 +15,9 @@ from monai.networks.blocks import Convolution
 from monai.networks.utils import set_named_module
 from torch import Tensor, nn
 
+from cakes_monai import native
 from cakes_monai.blocks.cell import SubKernelOperation
 from cakes_monai.blocks.transition import UpTransition
-from cakes_monai import native
 from cakes_monai.inference import triton
 from cakes_monai.inference.plans import PLANS, Kernel, kernel_of
 from cakes_monai.inference.timing import Cache, machine, median_milliseconds, read_times, write_times

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cakes_monai.blocks import CakesConv
 from cakes_monai import native
+from cakes_monai.blocks import CakesConv
 from cakes_monai.inference import triton
 from cakes_monai.native.packing import Tap, pack_channels
 

@@ -14,10 +14,10 @@ import torch
 from monai.networks.nets import DynUNet, UNet
 from torch import nn
 
+from cakes_monai import native
 from cakes_monai.architecture import Architecture
 from cakes_monai.blocks import CakesConv
 from cakes_monai.conversion import shrink
-from cakes_monai import native
 from cakes_monai.inference import PLANS, kernel_of, optimize_for_inference
 from cakes_monai.inference import optimization as optimization_module
 from cakes_monai.nets import C2FNAS, ResDSN
