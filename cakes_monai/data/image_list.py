@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -13,9 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 from monai.data.utils import create_file_basename
 from monai.transforms import LoadImage
+from monai.utils import string_list_all_gather
 from tqdm import tqdm
 
 from cakes_monai.data.dicom_series import check_dicom_series, dicom_files, is_dicom_folder
@@ -40,6 +43,8 @@ class ImageList:
     Args:
         path: an image file, the folder of a DICOM series, a folder to search, or a list of these.
         num_channels: number of channels an image must have.
+        shared: whether the processes of a distributed run divide the images among them to look at; all must ask for
+            ``data`` or ``rejected`` then, and all know what each has found.
 
     Attributes:
         root: folder below which results keep the relative place of their image, for ``SaveImaged(data_root_dir=...)``:
@@ -54,7 +59,12 @@ class ImageList:
         >>> images.raise_for_rejected()  # after the good ones are done
     """
 
-    def __init__(self, path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], num_channels: int = 1) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        num_channels: int = 1,
+        shared: bool = False,
+    ) -> None:
         given = [path] if isinstance(path, (str, os.PathLike)) else list(path)
         if not given:
             raise ValueError("ImageList: the list of paths is empty; allowed: at least one path.")
@@ -62,6 +72,7 @@ class ImageList:
         self._paths = [Path(os.path.abspath(Path(item).expanduser())) for item in given]  # noqa: PTH100
         self._load = LoadImage(ensure_channel_first=True)
         self._check = CheckImage(num_channels)
+        self._shared = shared
         self.root = os.path.commonpath([_root(item) for item in self._paths])
 
     @property
@@ -93,18 +104,32 @@ class ImageList:
         good: dict[str, Path] = {}
         rejected: list[tuple[Path, str]] = []
         found = self._find(rejected)
-        for path in tqdm(found, desc="checking images", leave=False, disable=len(found) <= SHORT_LIST or None):
-            try:
-                name = _result_name(path, self.root)
-                if name in good:
-                    raise ValueError(
-                        f"its result would have the same name as that of {good[name]}; rename one of them."
-                    )
-                self._check_image(path)
+        problems = self._problems(found)
+        for path in found:
+            name = _result_name(path, self.root)
+            problem = problems[path]
+            if name in good:
+                problem = f"its result would have the same name as that of {good[name]}; rename one of them."
+            if problem is None:
                 good[name] = path
-            except Exception as error:  # whatever a reader raises, the other images must go on
-                _reject(path, error, rejected)
+            else:
+                _reject(path, problem, rejected)
         return good, rejected
+
+    def _problems(self, found: Sequence[Path]) -> dict[Path, str | None]:
+        """What is wrong with each image, None for nothing."""
+        own = found[idist.get_rank() :: idist.get_world_size()] if self._shared else found
+        problems: dict[Path, str | None] = {}
+        for path in tqdm(own, desc="checking images", leave=False, disable=len(own) <= SHORT_LIST or None):
+            try:
+                self._check_image(path)
+                problems[path] = None
+            except Exception as error:  # whatever a reader raises, the other images must go on
+                problems[path] = _reason(path, error)
+        if self._shared:
+            texts = string_list_all_gather([json.dumps([str(path), problem]) for path, problem in problems.items()])
+            problems = {Path(path): problem for path, problem in map(json.loads, filter(None, texts))}
+        return problems
 
     def _find(self, rejected: list[tuple[Path, str]]) -> list[Path]:
         found: list[Path] = []
@@ -112,7 +137,7 @@ class ImageList:
             try:
                 found += find_images(path)
             except (ValueError, OSError) as error:
-                _reject(path, error, rejected)
+                _reject(path, _reason(path, error), rejected)
         return list(dict.fromkeys(found))
 
     def _check_image(self, path: Path) -> None:
@@ -147,8 +172,11 @@ def _result_name(path: Path, root: str) -> str:
     return create_file_basename("", path, "", data_root_dir=root, separate_folder=False, makedirs=False)
 
 
-def _reject(path: Path, error: Exception, rejected: list[tuple[Path, str]]) -> None:
-    reason = _cause(error).removeprefix(f"{path}: ")
+def _reason(path: Path, error: Exception) -> str:
+    return _cause(error).removeprefix(f"{path}: ")
+
+
+def _reject(path: Path, reason: str, rejected: list[tuple[Path, str]]) -> None:
     logger.warning("%s: not segmented: %s", path, reason)
     rejected.append((path, reason))
 

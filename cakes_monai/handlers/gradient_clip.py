@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import torch
 from ignite.engine import Engine
@@ -22,16 +23,16 @@ class GradientClip:
 
     Args:
         network: its parameters' gradients are clipped together.
-        max_norm: largest 2-norm.
+        max_norm: largest 2-norm; None for any that is finite.
         patience: iterations without a finite gradient in a row after which the training ends with an error.
 
     Raises:
         FloatingPointError: from the training, after ``patience`` such iterations.
     """
 
-    def __init__(self, network: nn.Module, max_norm: float, patience: int = 10) -> None:
+    def __init__(self, network: nn.Module, max_norm: float | None, patience: int = 10) -> None:
         self.network = network
-        self.max_norm = max_norm
+        self.max_norm = math.inf if max_norm is None else max_norm
         self.patience = patience
         self._skipped_in_a_row = 0
 

@@ -21,12 +21,23 @@ class PolynomialLearningRate:
         optimizer: all its parameter groups get the same learning rate.
         initial_lr: learning rate of the first iteration.
         power: 0.9 in the papers.
+        warmup: iterations over which it rises linearly to that of the schedule's beginning; 0 for none.
+        warmup_lr: learning rate of the first iteration of the warm-up.
+
+    Raises:
+        ValueError: for a warm-up below 0.
     """
 
-    def __init__(self, optimizer: Optimizer, initial_lr: float, power: float = 0.9) -> None:
+    def __init__(
+        self, optimizer: Optimizer, initial_lr: float, power: float = 0.9, warmup: float = 0, warmup_lr: float = 0.0
+    ) -> None:
+        if warmup < 0:
+            raise ValueError(f"warmup is {warmup} iterations, allowed are 0 or more.")
         self.optimizer = optimizer
         self.initial_lr = initial_lr
         self.power = power
+        self.warmup = warmup
+        self.warmup_lr = warmup_lr
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -34,6 +45,9 @@ class PolynomialLearningRate:
 
     def __call__(self, engine: Engine) -> None:
         """Set the learning rate of the iteration that starts."""
-        done = (engine.state.iteration - 1) / (engine.state.max_epochs * engine.state.epoch_length)
+        before = engine.state.iteration - 1
+        rate = self.initial_lr * (1 - before / (engine.state.max_epochs * engine.state.epoch_length)) ** self.power
+        if before < self.warmup:
+            rate = self.warmup_lr + (self.initial_lr - self.warmup_lr) * before / self.warmup
         for group in self.optimizer.param_groups:
-            group["lr"] = self.initial_lr * (1 - done) ** self.power
+            group["lr"] = rate
