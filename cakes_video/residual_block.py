@@ -38,6 +38,8 @@ class ResidualBlock(nn.Module):
         - output: ``(N, plan.out_channels, T, ceil(H/stride), ceil(W/stride))``
     """
 
+    __constants__ = ("bottleneck",)  # TorchScript then compiles only what the block has
+
     def __init__(self, plan: BlockPlan, make: ReplacedConvolution, norm: Factory) -> None:
         super().__init__()
         stride = (1, plan.stride, plan.stride)

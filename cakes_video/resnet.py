@@ -26,6 +26,8 @@ from cakes_video.residual_plan import block_plans, video_sub_kernels
 
 __all__ = ["VideoBackbone", "VideoResNet", "VideoResNetSupernet", "saved_class_names"]
 
+FINGERPRINT_DIGITS = 12  # of clips_fingerprint
+
 
 class VideoBackbone(nn.Module):
     """
@@ -89,7 +91,9 @@ class VideoBackbone(nn.Module):
     def get_extra_state(self) -> Tensor:
         """Names of the classes and :attr:`trained_on`, which become a part of the state dict (as JSON in UTF-8)."""
         content = {"class_names": self.class_names, "trained_on": self.trained_on}
-        return torch.tensor(list(json.dumps(content).encode()), dtype=torch.uint8)
+        # as long before a training as after it: what loads weights tensor by tensor compares the shapes
+        padding = " " * (FINGERPRINT_DIGITS - len(self.trained_on))
+        return torch.tensor(list((json.dumps(content) + padding).encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Any) -> None:
         """Take over what the weights were trained on; their classes were matched before."""

@@ -6,5 +6,6 @@ from __future__ import annotations
 
 from cakes_video.handlers.recognition_report import RecognitionAccuracy, RecognitionReport
 from cakes_video.handlers.recognition_saver import RecognitionSaver
+from cakes_video.handlers.stacked_output import logits_and_labels
 
-__all__ = ["RecognitionAccuracy", "RecognitionReport", "RecognitionSaver"]
+__all__ = ["RecognitionAccuracy", "RecognitionReport", "RecognitionSaver", "logits_and_labels"]

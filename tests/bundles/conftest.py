@@ -1,11 +1,13 @@
 # Copyright (c) The cakes-monai authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Small runs of the bundles, whole or killed, what they leave, and the small clips of those for video."""
+"""Small runs of the bundles, whole or killed, what they leave, and the small CTs and clips that they are run on."""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import monai.bundle
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -38,6 +41,20 @@ SMALL = {
     "val_interval": 1,
     "batch_size": 1,
     "learning_rate": 0.1,
+}
+
+SMALL_CT = {
+    "architecture": "cakes-manual-123d",
+    "init_filters": 4,
+    "patch_size": [32, 32, 32],
+    "stride": 32,
+    "max_epochs": 4,
+    "val_interval": 2,
+    "batch_size": 2,
+    "learning_rate": 0.1,
+    "rotate90_prob": 0.2,
+    "num_workers": 0,
+    "amp": False,
 }
 
 SMALL_VIDEO = {
@@ -91,7 +108,7 @@ class Run:
         files, before = [str(self.bundle / "configs" / self.file)], self._last_written()
         process = PROCESSES.Process(target=monai.bundle.run, kwargs={"config_file": files, **self.options})
         process.start()
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 900
         while self._last_written() == before and process.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(seconds)
@@ -109,6 +126,22 @@ class Run:
         command = [sys.executable, *launch, *self.command(*overlays)]
         result = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert result.returncode == 0, result.stderr[-3000:]
+
+    def on_two_ranks(self, *overlays: str) -> list[int | None]:
+        """Run as torchrun does, with gloo, but in processes that have imported everything; their exit codes."""
+        files = [str(self.bundle / "configs" / name) for name in (self.file, *overlays)]
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            told = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
+        code = "import os, monai.bundle; os.environ.update(told); monai.bundle.run(config_file=files, **options)"
+        processes = []
+        for rank in ("0", "1"):
+            given = {"told": told | {"RANK": rank, "LOCAL_RANK": rank}, "files": files, "options": self.options}
+            processes.append(PROCESSES.Process(target=exec, args=(code, given)))
+            processes[-1].start()
+        for process in processes:
+            process.join(300)
+        return [process.exitcode for process in processes]
 
     def messages(self, *overlays: str) -> str:
         """All messages of the error that the run ends with: MONAI puts its own on top of the cause."""
@@ -159,6 +192,12 @@ def same_bits() -> Callable[[Any, Any], None]:
 
 
 @pytest.fixture(scope="session")
+def make_run() -> type[Run]:
+    """Makes a run of any bundle."""
+    return Run
+
+
+@pytest.fixture(scope="session")
 def small_training(bundle: Path, small_task: Path, tmp_path_factory: pytest.TempPathFactory) -> RunMaker:
     """Makes a small training of the hippocampus bundle."""
     architecture = tmp_path_factory.mktemp("small") / "architecture.json"
@@ -179,6 +218,73 @@ def small_search(bundle: Path, small_task: Path) -> RunMaker:
         return Run(bundle, folder, "search.json", SMALL | {"dataset_dir": str(task)} | options)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def pancreas_bundle(repository: Path) -> Path:
+    """The bundle for the pancreas in CT."""
+    return repository / "bundles" / "pancreas_ct_c2fnas_cakes"
+
+
+@pytest.fixture(scope="session")
+def ct_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decathlon task of ten small CTs as task 7 is: 16 bit HU, thick slices, axes other than RAS, organ and lump."""
+    folder = tmp_path_factory.mktemp("Task07_Pancreas")
+    cases = []
+    for number in range(10):
+        image, label = made_ct(number)
+        case = {"image": f"./imagesTr/pancreas_{number:03}.nii.gz", "label": f"./labelsTr/pancreas_{number:03}.nii.gz"}
+        for key, voxels in (("image", image), ("label", label)):
+            (folder / case[key]).parent.mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(voxels, CT_AFFINE), folder / case[key])
+        cases.append(case)
+    labels = {"0": "background", "1": "pancreas", "2": "cancer"}
+    content = {"name": "Pancreas", "labels": labels, "modality": {"0": "CT"}, "numTraining": 10, "training": cases}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return folder
+
+
+#: Axes to the left, to the back and up (LPS), voxels of 0.8 x 0.8 x 2.5 mm.
+CT_AFFINE = np.array([[-0.8, 0, 0, 31], [0, -0.8, 0, -12], [0, 0, 2.5, 104], [0, 0, 0, 1.0]])
+
+
+def made_ct(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Air, a body of fat, in it an organ with a lump: HU in 16 bits, and the labels 0, 1 and 2."""
+    generator = np.random.default_rng(number)
+    shape = (50, 48, 16)  # about 40 mm along each axis
+    places = np.stack(np.meshgrid(*(np.linspace(-1, 1, size) for size in shape), indexing="ij"))
+    body = (places[:2] ** 2).sum(0) < 0.9
+    center = generator.uniform(-0.2, 0.2, 3)[:, None, None, None]
+    organ = (((places - center) / np.array([0.7, 0.65, 0.7])[:, None, None, None]) ** 2).sum(0) < 1
+    lump = (((places - center - 0.1) / 0.4) ** 2).sum(0) < 1
+    label = (organ.astype(np.uint8) + (organ & lump)).astype(np.uint8)
+    image = np.where(body, -80, -1000) + np.array([0, 250, 120])[label]
+    return (image + generator.normal(0, 15, shape)).astype(np.int16), label
+
+
+@pytest.fixture(scope="session")
+def ct_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where small runs on CT keep their preprocessed volumes."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def ct_training(pancreas_bundle: Path, ct_task: Path, ct_cache: Path) -> RunMaker:
+    """Makes a small run of a config of the pancreas bundle, by default a training."""
+
+    def make(folder: Path, task: Path = ct_task, file: str = "train.json", **options: Any) -> Run:
+        given = SMALL_CT | {"dataset_dir": str(task), "cache_dir": str(ct_cache)} | options
+        return Run(pancreas_bundle, folder, file, given)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained_ct(ct_training: RunMaker, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A small training on CT that ran from beginning to end."""
+    run = ct_training(tmp_path_factory.mktemp("trained_ct"))
+    run.here()
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -7,19 +7,24 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import itk
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 from monai.metrics import compute_dice
 
 from cakes_monai.architecture import Architecture
+from cakes_monai.data import has_highdicom
 from cakes_monai.nets import C2FNAS
 
 
@@ -66,6 +71,8 @@ def test_the_samples_from_another_folder(bundle: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     names = {"dicom_series_13_seg", "hippocampus_003_seg"}
     expected = {f"{name}{suffix}" for name in names for suffix in (".nii.gz", ".png")} | {"volumes.csv", "volumes.json"}
+    if has_highdicom():
+        expected.add("dicom_series_13_seg.dcm")
     assert {path.name for path in (tmp_path / "out").iterdir()} == expected
     with (tmp_path / "out" / "volumes.csv").open() as stream:
         volumes = {(row["case"], row["structure"]): float(row["volume_ml"]) for row in csv.DictReader(stream)}
@@ -122,7 +129,7 @@ def test_a_reordered_file_gives_the_reordered_result(bundle: Path, sample: Path,
     image = nib.load(sample)
     turned = image.as_reoriented(nib.orientations.axcodes2ornt(("P", "S", "L"), (("L", "R"), ("P", "A"), ("I", "S"))))
     nib.save(turned, tmp_path / "turned.nii.gz")
-    segment(bundle, [sample, tmp_path / "turned.nii.gz"], tmp_path / "out")
+    segment(bundle, [sample, tmp_path / "turned.nii.gz"], tmp_path / "out", engine="torch")
     results = {path.name: path for path in (tmp_path / "out").rglob("*_seg.nii.gz")}
     straight = nib.as_closest_canonical(nib.load(results["hippocampus_003_seg.nii.gz"]))
     back = nib.as_closest_canonical(nib.load(results["turned_seg.nii.gz"]))
@@ -137,8 +144,8 @@ def test_nrrd_and_mha_give_the_labels_of_nifti(bundle: Path, sample: Path, tmp_p
     folder.mkdir()
     for suffix in ("nrrd", "mha"):
         itk.imwrite(image, str(folder / f"as_{suffix}.{suffix}"))
-    segment(bundle, folder, tmp_path / "out")
-    segment(bundle, sample, tmp_path / "out")
+    segment(bundle, folder, tmp_path / "out", engine="torch")
+    segment(bundle, sample, tmp_path / "out", engine="torch")
     expected = nib.as_closest_canonical(nib.load(tmp_path / "out" / "hippocampus_003_seg.nii.gz"))
     for suffix in ("nrrd", "mha"):
         result = nib.as_closest_canonical(nib.load(tmp_path / "out" / f"as_{suffix}_seg.nii.gz"))
@@ -194,6 +201,32 @@ def test_uneven_dicom_slices_are_refused(bundle: Path, data_root: Path, tmp_path
     series = data_root / "ct" / "uneven_slices_dicom"
     with pytest.raises(SystemExit, match=r"uneven_slices_dicom: .*slice"):
         segment(bundle, series, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*_seg*"))
+
+
+def test_dicom_seg(
+    bundle: Path, sample: Path, tmp_path: Path, write_series: Callable[..., Path], dicom_seg_labels: Callable[..., Any]
+) -> None:
+    """Beside the label maps of a real series and of a turned one lie DICOM SEG with their voxels, by this bundle."""
+    pytest.importorskip("highdicom", reason="DICOM SEG is written with highdicom: pip install cakes-monai[dicom]")
+    shutil.copytree(bundle / "sample_data" / "dicom_series_13", tmp_path / "scans" / "real")
+    (cos, sin), voxels = (np.cos(0.2), np.sin(0.2)), nib.load(sample).get_fdata()[:, ::-1]
+    axes = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+    write_series(tmp_path / "scans" / "turned", np.clip(voxels, 0, 2000).round().astype(int), axes=axes, Modality="MR")
+    before = {path: path.read_bytes() for path in (tmp_path / "scans").rglob("*.dcm")}
+    segment(bundle, tmp_path / "scans", tmp_path / "out", dicom_seg=True)
+    assert before == {path: path.read_bytes() for path in (tmp_path / "scans").rglob("*.dcm")}
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    for name in ("real", "turned"):
+        written = tmp_path / "out" / f"{name}_seg.nii.gz"
+        assert np.unique(labels(written)).tolist() == [0, 1, 2]
+        np.testing.assert_array_equal(dicom_seg_labels(tmp_path / "out" / f"{name}_seg.dcm", written), labels(written))
+        described = pydicom.dcmread(tmp_path / "out" / f"{name}_seg.dcm").SegmentSequence
+        assert [item.SegmentLabel for item in described] == ["anterior", "posterior"]
+        for item in described:
+            algorithm = item.SegmentationAlgorithmIdentificationSequence[0]
+            assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == (metadata["name"], metadata["version"])
+            assert item.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Hippocampus"
 
 
 def test_weights_of_another_architecture_are_refused(bundle: Path, sample: Path, tmp_path: Path) -> None:

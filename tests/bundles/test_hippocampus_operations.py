@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
 
 from cakes_monai.architecture import Architecture, Cell, Topology
 from cakes_monai.cost import c2fnas_cost
@@ -66,26 +65,12 @@ def kill_in_ranking(run: Any) -> None:
     """Resume in another process and kill it after the first scores."""
     command = [sys.executable, *run.command()]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while scored(run) < 2 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (run.folder / "eval" / "architecture.json").exists(), "the kill came too late to show anything"
-
-
-def test_properties(bundle: Path, small_task: Path, tmp_path: Path) -> None:
-    """MONAI finds every property of a training in search_operations.json."""
-    workflow = ConfigWorkflow(
-        config_file=str(bundle / "configs" / "search_operations.json"),
-        meta_file=str(bundle / "configs" / "metadata.json"),
-        logging_file=False,
-        bundle_root=str(bundle),
-        output_dir=str(tmp_path),
-        dataset_dir=str(small_task),
-    )
-    workflow.initialize()
-    assert workflow.check_properties() == []
 
 
 def test_data_and_training_settings_are_those_of_train_json(bundle: Path) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from monai.bundle import ConfigWorkflow
 
 from cakes_monai.architecture import KERNEL_SETS, Architecture
 from cakes_monai.cost import c2fnas_cost
@@ -30,20 +29,6 @@ def searched(small_search: Any, tmp_path_factory: pytest.TempPathFactory) -> Any
 def found(run: Any) -> Architecture:
     """The architecture a search wrote."""
     return Architecture.load(run.folder / "eval" / "architecture.json")
-
-
-def test_properties(bundle: Path, small_task: Path, tmp_path: Path) -> None:
-    """MONAI finds every property of a training in search.json."""
-    workflow = ConfigWorkflow(
-        config_file=str(bundle / "configs" / "search.json"),
-        meta_file=str(bundle / "configs" / "metadata.json"),
-        logging_file=False,
-        bundle_root=str(bundle),
-        output_dir=str(tmp_path),
-        dataset_dir=str(small_task),
-    )
-    workflow.initialize()
-    assert workflow.check_properties() == []
 
 
 def test_data_and_training_settings_are_those_of_train_json(bundle: Path) -> None:

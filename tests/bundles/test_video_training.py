@@ -19,8 +19,6 @@ from torchvision.models import resnet18
 from cakes_video.architectures import video_architecture
 from cakes_video.inflation import inflated_kernel
 
-REPORT = ("clips.csv", "confusion.csv", "classes.csv", "summary.json")
-
 
 @pytest.fixture
 def copied(trained_video: Any, video_training: Any, tmp_path: Path) -> Any:
@@ -245,16 +243,3 @@ def test_image_weights_that_do_not_fit(video_training: Any, image_weights: Any, 
     run = video_training(tmp_path, init_weights=image_weights["path"], time_rule="max")
     assert "unknown rule 'max', allowed are mean, sum." in run.messages()
     assert not (tmp_path / "eval").exists()
-
-
-def test_two_processes(video_training: Any, tmp_path: Path, same_bits: Any) -> None:
-    """Two processes (torchrun, gloo) train a network; their evaluation counts each of five videos once, as one does."""
-    run = video_training(tmp_path, max_epochs=2, amp=False, batch_size=2)
-    run.on_two_processes("multi_gpu_train.json")
-    assert not any(name.startswith("module.") for name in run.model)
-    assert run.checkpoint["iteration"] == 2 * 2  # 9 clips, two processes, two a batch: two iterations an epoch
-    run.on_two_processes("evaluate.json", "multi_gpu_evaluate.json")
-    two = {name: (tmp_path / "eval" / name).read_bytes() for name in REPORT}
-    run.here("evaluate.json")
-    assert two == {name: (tmp_path / "eval" / name).read_bytes() for name in REPORT}
-    assert b'"videos": 5' in two["summary.json"]

@@ -21,7 +21,7 @@ from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
 
 from cakes_monai.handlers import ModelSaver
-from cakes_video.handlers import RecognitionAccuracy, RecognitionReport, RecognitionSaver
+from cakes_video.handlers import RecognitionAccuracy, RecognitionReport, RecognitionSaver, logits_and_labels
 
 NAMES = ["wave", "jump, high", "run", "sit"]
 
@@ -213,7 +213,7 @@ from torch.multiprocessing.spawn import start_processes
 
 sys.path.insert(0, sys.argv[1])
 import test_recognition_report as case
-from cakes_video.handlers import RecognitionAccuracy, RecognitionReport, RecognitionSaver
+from cakes_video.handlers import RecognitionAccuracy, RecognitionReport, RecognitionSaver, logits_and_labels
 
 
 def evaluate(rank, folder):
@@ -251,3 +251,14 @@ def test_two_processes_write_the_files_of_one(tmp_path: Path) -> None:
     evaluate(five_views(), RecognitionReport(tmp_path / "one", NAMES), RecognitionSaver(tmp_path / "one_saved", NAMES))
     assert contents(tmp_path / "two") == contents(tmp_path / "first") == contents(tmp_path / "one")
     assert contents(tmp_path / "two_saved") == contents(tmp_path / "one_saved")
+
+
+def test_what_metrics_of_ignite_take() -> None:
+    """Items that were taken apart are put together: logits in rows, labels in their order."""
+    items = [
+        {"pred": torch.tensor([0.0, 1.0]), "label": torch.tensor(1)},
+        {"pred": torch.tensor([3.0, 2.0]), "label": 0},
+    ]
+    logits, labels = logits_and_labels(items)
+    assert logits.tolist() == [[0.0, 1.0], [3.0, 2.0]]
+    assert labels.tolist() == [1, 0]

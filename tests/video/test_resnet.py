@@ -200,6 +200,26 @@ def test_classes_travel_with_the_weights(tmp_path: Path) -> None:
         saved_class_names(tmp_path / "unnamed.pt")
 
 
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+def test_both_kinds_of_blocks_can_be_scripted(backbone: str) -> None:
+    """TorchScript gives the same logits for networks of two and of three convolutions in a block."""
+    network = randomised(VideoResNet(video_architecture("manual-12d", backbone, 4), 3, 4)).eval()
+    nn.init.normal_(network.fc.weight)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.script(network)(clip(2)), network(clip(2)))
+
+
+def test_states_have_one_shape_before_and_after_a_training() -> None:
+    """Federations compare states tensor by tensor, so a fingerprint of the data changes no shape."""
+    network = VideoResNet(video_architecture("c2d", "resnet18", 4), ["left", "right"], 4)
+    before = network.state_dict()["_extra_state"]
+    network.trained_on = "0123456789ab"
+    after = network.state_dict()["_extra_state"]
+    assert before.shape == after.shape
+    network.load_state_dict(network.state_dict() | {"_extra_state": before})
+    assert network.trained_on == ""
+
+
 def test_the_optimizer_treats_biases_and_norms_apart() -> None:
     """All parameters once: weights decay, biases learn twice as fast, neither they nor norms decay."""
     network = VideoResNetSupernet(5, "12d", "cost", "resnet50", 4)
