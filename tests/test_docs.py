@@ -15,6 +15,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import typer
 from monai.bundle import ConfigParser
 from typer.testing import CliRunner
 
@@ -120,7 +121,12 @@ def shown_costs(rows: list[dict[str, Any]]) -> list[list[str]]:
     ]
 
 
-@pytest.mark.parametrize("command", [line for line in commands() if re.search("-m cakes_(monai|video)", line)])
+SERVER = "-m cakes_monai label "
+
+
+@pytest.mark.parametrize(
+    "command", [line for line in commands() if re.search("-m cakes_(monai|video)", line) and SERVER not in line]
+)
 def test_commands_of_the_package_run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every such command ends well in the root of the repository and prints something."""
     monkeypatch.chdir(REPOSITORY)
@@ -143,11 +149,52 @@ def test_commands_of_bundles_name_files_and_options_that_exist(command: str) -> 
     assert ("multi_gpu" in files) == command.startswith("torchrun ")
 
 
+@pytest.mark.parametrize("command", [line for line in commands() if SERVER in line])
+def test_commands_of_the_server_have_its_options(command: str) -> None:
+    """Options exist, and bundles are there."""
+    given = shlex.split(command.split(SERVER)[1])
+    (label,) = (item for item in typer.main.get_command(app).commands.values() if item.name == "label")
+    assert set(given[::2]) <= {name for option in label.params for name in option.opts}
+    bundle = given[given.index("--bundle") + 1]
+    assert (REPOSITORY / bundle / "configs" / "inference.json").exists()
+
+
+@pytest.mark.parametrize("command", [line for line in commands() if line.startswith("make ")])
+def test_targets_of_make_exist(command: str) -> None:
+    """Targets and variables are in the Makefile."""
+    text = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    target, *variables = shlex.split(command)[1:]
+    assert re.search(rf"^{target}:", text, re.MULTILINE)
+    for variable in variables:
+        assert re.search(rf"^{variable.partition('=')[0]} [:?]=", text, re.MULTILINE)
+
+
+def test_options_of_the_server_are_described() -> None:
+    """The table has every option and its default."""
+    (label,) = (item for item in typer.main.get_command(app).commands.values() if item.name == "label")
+    rows = table("monai_label.md", "## Start")
+    assert {row[0].strip("`") for row in rows} == {option.opts[0] for option in label.params}
+    defaults = {option.opts[0]: option.default for option in label.params}
+    for name, default, _ in rows:
+        assert default in ("", "off", f"`{defaults[name.strip('`')]}`"), name
+
+
 def test_no_command_is_left_unchecked() -> None:
-    """What is in a shell block is one of the commands above, a script or folder of the repository, or TensorBoard."""
+    """
+    What is in a shell block is one of the commands above, a script or folder of the repository, or TensorBoard.
+
+    Requests with curl are checked by the tests of MONAI Label, against the server's own description; what installs it
+    is what the Makefile does.
+    """
     for command in commands():
         first, *rest = shlex.split(command)
         if re.search("-m cakes_(monai|video)", command) or "-m monai.bundle run" in command or first == "tensorboard":
+            continue
+        if first in ("make", "curl"):
+            continue
+        if "pip install" in command:
+            installed = command.split("pip install ")[-1]
+            assert installed in (REPOSITORY / "Makefile").read_text(encoding="utf-8"), command
             continue
         assert first in ("python", "cd"), command
         assert (REPOSITORY / rest[0]).exists(), command
@@ -172,6 +219,8 @@ def options(config: dict[str, Any]) -> dict[str, Any]:
         ("## Inference", ["configs/inference.json"]),
         ("## Training", ["configs/train.json"]),
         ("## Evaluation", ["configs/train.json", "configs/evaluate.json"]),
+        ("## Cross-validation", ["configs/cross_validation.json"]),
+        ("## Ensemble", ["configs/ensemble.json"]),
     ],
 )
 def test_defaults_of_options_are_those_of_the_configuration(heading: str, files: list[str]) -> None:
@@ -193,8 +242,10 @@ def test_no_option_is_left_out() -> None:
     """What the configurations let one choose is in the tables, and nothing else is."""
     inference, training, evaluation = (described_options(f"## {x}") for x in ("Inference", "Training", "Evaluation"))
     assert set(inference) == set(options(merged(["configs/inference.json"])))
+    folds = described_options("## Cross-validation")
+    assert set(folds) == set(options(merged(["configs/cross_validation.json"])))
     assert set(evaluation) == set(options(merged(["configs/evaluate.json"])))
-    only_inference = {"weights", "overlap", "sw_batch_size"}
+    only_inference = {"weights", "overlap", "sw_batch_size", "dicom_seg", "engine"}
     assert set(training) | set(inference) - only_inference == set(options(merged(["configs/train.json"])))
 
 

@@ -13,7 +13,13 @@ from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose, RandGaussianNoised
 from torch import nn
 
-from cakes_monai.handlers import EpochSeed, GradientClip, PolynomialLearningRate, StepLearningRate
+from cakes_monai.handlers import (
+    EpochSeed,
+    GradientClip,
+    PolynomialLearningRate,
+    StepLearningRate,
+    learning_rate_schedule,
+)
 from cakes_monai.inference import AutocastInferer, has_fast_bfloat16
 
 
@@ -57,6 +63,27 @@ def test_polynomial_learning_rate_by_hand() -> None:
     recorder = Recorder(lambda engine: engine.optimizer.param_groups[0]["lr"])
     trainer([lambda _n, optimizer: PolynomialLearningRate(optimizer, 0.1, 0.9), lambda *_: recorder]).run()
     np.testing.assert_allclose(recorder.seen, [0.1 * (1 - i / 6) ** 0.9 for i in range(6)])
+
+
+def test_polynomial_learning_rate_with_warm_up() -> None:
+    """Over two iterations it rises linearly to that of the beginning, then it is on the polynomial of all six."""
+    recorder = Recorder(lambda engine: engine.optimizer.param_groups[0]["lr"])
+    trainer([lambda _n, o: PolynomialLearningRate(o, 0.1, 0.9, 2, 0.02), lambda *_: recorder]).run()
+    np.testing.assert_allclose(recorder.seen, [0.02, 0.06, *(0.1 * (1 - i / 6) ** 0.9 for i in range(2, 6))])
+    with pytest.raises(ValueError, match="warmup is -1 iterations"):
+        PolynomialLearningRate(None, 0.1, warmup=-1)
+
+
+def test_steps_choose_the_schedule() -> None:
+    """Without steps it is the polynomial, with steps it is halved at iterations; both have the warm-up."""
+    seen = []
+    for steps in ([], [4]):
+        recorder = Recorder(lambda engine: engine.optimizer.param_groups[0]["lr"])
+        options = {"steps": steps, "warmup": 2, "warmup_lr": 0.02}
+        trainer([lambda _n, o: learning_rate_schedule(o, 0.1, **options), lambda *_: recorder]).run()  # noqa: B023
+        seen.append(recorder.seen)
+    np.testing.assert_allclose(seen[0], [0.02, 0.06, *(0.1 * (1 - i / 6) ** 0.9 for i in range(2, 6))])
+    np.testing.assert_allclose(seen[1], [0.02, 0.06, 0.1, 0.1, 0.05, 0.05])
 
 
 def rates(**options) -> list[float]:
