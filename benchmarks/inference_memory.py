@@ -5,17 +5,12 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import platform
 import resource
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import monai
@@ -24,6 +19,7 @@ import nibabel as nib
 import numpy as np
 import torch
 import typer
+from memory_watch import GB, MemoryWatch, in_own_process, resident_gb
 from monai.bundle import ConfigParser
 
 from cakes_monai.architecture import Architecture
@@ -32,10 +28,6 @@ from cakes_monai.blocks import set_execution
 from cakes_monai.inference import EngineInferer
 
 ROOT = Path(__file__).resolve().parents[1]
-GB = 1e9
-SECONDS = 0.004  # between two looks at the memory
-PARTS = ("monai/transforms/", "monai/inferers/", "cakes_monai/")  # of the paths of code that is a step
-WRAPPERS = ("Compose", "AtomicNibabelWriter")  # what only calls or is called by a step
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 Bundle = Annotated[Path, typer.Option(help="Folder of the bundle.", exists=True)]
@@ -44,69 +36,6 @@ Published = Annotated[str, typer.Option(help="Published architecture.")]
 EngineName = Annotated[str, typer.Option(help="What runs the network; auto also times engines.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of torch.")]
 Output = Annotated[Path | None, typer.Option(help="JSON file to write; one entry for each setting.")]
-
-
-@dataclass
-class Step:
-    """What a process did until it did something else: the class at work, its time and the most memory meanwhile."""
-
-    name: str
-    seconds: float
-    peak_gb: float
-
-
-class MemoryWatch:
-    """
-    Context that looks again and again at the memory of this process and at what its main thread is doing.
-
-    Attributes:
-        steps: one after the other.
-        peak: memory of the highest look, and the functions at work, from the outermost.
-    """
-
-    def __init__(self) -> None:
-        self.steps: list[Step] = []
-        self.peak: tuple[float, list[str]] = (0.0, [])
-        self._main, self._done = threading.get_ident(), threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-
-    def __enter__(self) -> MemoryWatch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        before = time.perf_counter()
-        while not self._done.wait(SECONDS):
-            memory, names = resident_gb(), _working(sys._current_frames()[self._main])
-            name, now = (names or ["other"])[0].split(".")[0], time.perf_counter()
-            if not self.steps or self.steps[-1].name != name:
-                self.steps.append(Step(name, 0.0, 0.0))
-            self.steps[-1].seconds += now - before
-            self.steps[-1].peak_gb = max(self.steps[-1].peak_gb, memory)
-            if memory > self.peak[0]:
-                self.peak = (memory, names)
-            before = now
-
-
-def _working(frame: FrameType | None) -> list[str]:
-    """Methods and functions of MONAI and this project on a stack, outermost first, from the first step on."""
-    names: list[str] = []
-    while frame is not None:  # only code is looked at: to ask for local variables would keep them
-        if any(part in frame.f_code.co_filename for part in PARTS):
-            names.insert(0, getattr(frame.f_code, "co_qualname", frame.f_code.co_name))
-        frame = frame.f_back
-    first = next((n for n, name in enumerate(names) if "." in name and name.split(".")[0] not in WRAPPERS), len(names))
-    return names[first:]
-
-
-def resident_gb() -> float:
-    """Memory of this process now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / GB
 
 
 def make_ct(path: Path, size: tuple[int, int, int], spacing: tuple[float, float, float]) -> Path:
@@ -121,38 +50,15 @@ def make_ct(path: Path, size: tuple[int, int, int], spacing: tuple[float, float,
     return path
 
 
-def other_network(bundle: Path, folder: Path, architecture: Architecture) -> dict[str, Any]:
+def other_network(bundle: Path, folder: Path, architecture: Architecture, init_filters: int) -> dict[str, Any]:
     """Options of another network with random weights, which are written to ``folder``."""
     architecture.save(folder / "architecture.json")
-    options = {"architecture": str(folder / "architecture.json"), "init_filters": architecture.init_filters}
+    options = {"architecture": str(folder / "architecture.json"), "init_filters": init_filters}
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.json"))
     parser.update({"bundle_root": str(bundle), **options})
     torch.save(parser.get_parsed_content("network_def").state_dict(), folder / "model.pt")
     return options | {"weights": str(folder / "model.pt")}
-
-
-def in_own_process(function: Callable[..., Any], *args: Any) -> Any:
-    """
-    Call ``function`` in a process that did nothing before.
-
-    Raises:
-        RuntimeError: when the process ends without a result, as it does when the system is out of memory.
-    """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(theirs, function, *args))
-    process.start()
-    theirs.close()
-    try:
-        return ours.recv()
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"the measured process ended with status {process.exitcode}.") from None
-
-
-def _send(pipe: Any, function: Callable[..., Any], *args: Any) -> None:
-    pipe.send(function(*args))
 
 
 def measured_inference(bundle: str, options: dict[str, Any], threads: int) -> dict[str, Any]:
@@ -166,12 +72,8 @@ def measured_inference(bundle: str, options: dict[str, Any], threads: int) -> di
         "peak_in": watch.peak[1],
         "imported_gb": round(before, 3),
         "seconds": round(time.perf_counter() - start, 1),
-        "steps": [_rounded(step) for step in watch.steps if step.seconds >= 0.1],
+        "steps": [asdict(step.rounded()) for step in watch.steps if step.seconds >= 0.1],
     }
-
-
-def _rounded(step: Step) -> dict[str, Any]:
-    return asdict(step) | {"seconds": round(step.seconds, 2), "peak_gb": round(step.peak_gb, 3)}
 
 
 def measured_window(bundle: str, options: dict[str, Any], size: list[int], batch: int, engine: str) -> float:
@@ -209,7 +111,7 @@ def volume(
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        options = other_network(bundle, folder, Architecture.published(architecture, init_filters)) | {
+        options = other_network(bundle, folder, Architecture.published(architecture, init_filters), init_filters) | {
             "dataset_dir": str(make_ct(folder / "ct.nii.gz", size, spacing)),
             "output_dir": str(folder / "out"),
             "patch_size": list(patch_size),
@@ -238,7 +140,7 @@ def window(
 ) -> None:
     """Print the memory that the network takes for the windows of one call, in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
-        options = other_network(bundle, Path(name), Architecture.published(architecture, init_filters))
+        options = other_network(bundle, Path(name), Architecture.published(architecture, init_filters), init_filters)
         found = in_own_process(measured_window, str(bundle), options, list(patch_size), batch, engine)
     setting = f"{architecture}, {init_filters} filters, {batch} x {_times(patch_size)}, {engine}"
     typer.echo(f"{setting}: {found:.2f} GB")

@@ -31,7 +31,7 @@ def test_memory_of_a_large_volume(benchmark: Any, repository: Path, tmp_path: Pa
     """Beyond the libraries a CT of 13 million voxels is segmented in its share of 8 GB for 105 million."""
     bundle, topology = repository / "bundles" / "pancreas_ct_c2fnas_cakes", Topology((0,))
     network = Architecture(topology, even_cells(topology, ("3x3x3", "1x3x3"), 2))
-    options = benchmark.other_network(bundle, tmp_path, network) | {
+    options = benchmark.other_network(bundle, tmp_path, network, 2) | {
         "dataset_dir": str(benchmark.make_ct(tmp_path / "ct.nii.gz", SIZE, (0.8, 0.8, 1.0))),
         "output_dir": str(tmp_path / "out"),
         "patch_size": [96, 96, 96],

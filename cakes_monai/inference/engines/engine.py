@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
@@ -69,6 +70,7 @@ class Engine(ABC):
         """
 
 
+@cache
 def _version(module: str) -> str:
     try:
         return version(module)

@@ -27,10 +27,12 @@ class ONNXRuntimeEngine(Engine):
     modules = ("onnxruntime", "onnx", "onnxscript")
     install = "cakes-monai[onnx]"
     build_seconds = 8.0
-    speed = 2.0
+    speed = 1.2
 
     def unsuited(self, device: torch.device) -> str | None:  # noqa: D102 - see Engine
-        import onnxruntime
+        if device.type == "cpu":
+            return None
+        import onnxruntime  # which takes a moment
 
         provider = _PROVIDERS.get(device.type, device.type)
         if provider in onnxruntime.get_available_providers():

@@ -27,7 +27,7 @@ class OpenVINOEngine(Engine):
     modules = ("openvino",)
     install = "cakes-monai[openvino]"
     build_seconds = 5.0
-    speed = 3.0
+    speed = 2.0
 
     def unsuited(self, device: torch.device) -> str | None:  # noqa: D102 - see Engine
         return None if device.type == "cpu" else f"runs on CPUs, not on {device}"
