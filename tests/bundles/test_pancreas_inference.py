@@ -25,7 +25,7 @@ def inference(trained_ct: Any, ct_training: Any, tmp_path: Path) -> Any:
     weights = str(trained_ct.folder / "models" / "model.pt")
 
     def make(images: Path, name: str = "out", **options: Any) -> Any:
-        given = {"output_dir": str(tmp_path / name), "weights": weights, **options}
+        given = {"output_dir": str(tmp_path / name), "weights": weights, "engine": "torch", **options}
         return ct_training(tmp_path, images, "inference.json", **given)
 
     return make
