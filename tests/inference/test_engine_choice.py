@@ -146,7 +146,7 @@ def test_a_slower_engine_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
     assert chosen.seconds["quick"] > 0.05
     (message,) = caplog.messages
     assert message.startswith("2x4 in float32 on cpu: torch 0.0")
-    assert message.endswith("s; torch runs it.")
+    assert message.endswith(" s); torch runs it.")
 
 
 def test_the_fastest_is_kept() -> None:
@@ -189,3 +189,22 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("[")
     with pytest.raises(ValueError, match=r"file: is no file of measured times"):
         work(choice(Quick(), cache=tmp_path / "file"), 10)
+
+
+def test_builds_in_vain_make_the_next_less_likely() -> None:
+    """After a build that took long and was of no use, another one must save the time of both."""
+
+    class Lingering(Broken):
+        name = "lingering"
+
+        def build(self, network: nn.Module, example: Tensor, dtype: torch.dtype) -> Run:
+            time.sleep(1.0)
+            return super().build(network, example, dtype)
+
+    lingering, quick = Lingering(), Quick()
+    lingering.speed = 1000.0
+    chosen = choice(lingering, quick)
+    work(chosen, 12)
+    assert (lingering.builds, quick.builds) == (1, 0)
+    work(chosen, 2, ahead=1000)
+    assert chosen.engine == "quick"

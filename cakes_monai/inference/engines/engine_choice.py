@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import logging
-import statistics
 import threading
 import time
 import warnings
@@ -25,7 +24,8 @@ __all__ = ["EngineChoice", "build_checked"]
 
 logger = logging.getLogger(__name__)
 
-_RUNS = 3  # of which the median counts
+_RUNS = 5  # of which the fastest counts, as something else may keep the machine busy
+_HOPELESS = 20.0  # times the present engine's seconds: such an engine is not measured further
 _PREPARING_RUNS = 5  # of the eager network that a build needs: to trace it, to check it
 
 
@@ -35,8 +35,9 @@ class EngineChoice:
 
     An engine is built as soon as the seconds that it is expected to save exceed those of its build. It is expected
     that as much work is to come as was done already, or as the caller knows to come, whichever is more. How fast an
-    engine is, and how long its build takes, is assumed until it was measured. So a job lasts at most as long as its
-    work and about as much again, and a short one is never kept waiting.
+    engine is, and how long its build takes, is assumed until it was measured. Seconds of builds in vain are counted
+    against the next one. So a job lasts at most as long as its work and about as much again, and a short one is never
+    kept waiting.
 
     Args:
         engines: engines to choose from, without eager torch.
@@ -55,6 +56,7 @@ class EngineChoice:
         self.seconds: dict[str, float] = {}  # of one item
         self._warm = False  # the first run of an engine sets things up
         self._spent = 0.0  # seconds of the present engine
+        self._in_vain = 0.0  # seconds of builds that were of no use
         self._building = threading.Lock()
 
     def __call__(self, network: nn.Module, x: Tensor, ahead: int = 0) -> Tensor:
@@ -103,7 +105,7 @@ class EngineChoice:
         saved = {}
         for engine in list(self.waiting):
             run, build = self.times.known(engine) or self._assumed(engine)
-            saved[engine] = expected * (1 - run / now) - build
+            saved[engine] = expected * (1 - run / now) - build - self._in_vain
         best = max(saved, key=lambda engine: saved[engine], default=None)
         return best if best and saved[best] > 0 else None
 
@@ -123,6 +125,7 @@ class EngineChoice:
                 run = build_checked(engine, network, part, self.dtype)
             except Exception as error:
                 logger.warning("engine %s is not used: %s", engine.name, _line(error))
+                self._in_vain += _now(x) - start
                 self._give_up(engine, error)
                 return
             self._compare(engine, FixedBatch(run, len(part)), part, _now(x) - start)
@@ -140,16 +143,15 @@ class EngineChoice:
             self.times.add(engine, self.seconds[engine.name], build if known is None else known[1])
         if self.forced or self.seconds[engine.name] < self.seconds[self.engine]:
             self.engine, self.built, self._warm, self._spent = engine.name, built, False, 0.0
-        logger.info(
-            "%s in %s on %s: %s%s built in %.1f s; %s runs it.",
-            "x".join(map(str, x.shape[1:])),
-            str(self.dtype).removeprefix("torch."),
-            x.device,
-            "".join(f"{name} {seconds:.4f} s, " for name, seconds in self.seconds.items()),
-            engine.name,
-            build,
-            self.engine,
-        )
+        else:
+            self._in_vain += build
+        self._report(engine.name, x, build)
+
+    def _report(self, built: str, x: Tensor, build: float) -> None:
+        seconds = {name: f"{name} {seconds:.4f} s" for name, seconds in self.seconds.items()}
+        seconds[built] = f"{seconds.get(built, built)} (built in {build:.1f} s)"
+        size, dtype = "x".join(map(str, x.shape[1:])), str(self.dtype).removeprefix("torch.")
+        logger.info("%s in %s on %s: %s; %s runs it.", size, dtype, x.device, ", ".join(seconds.values()), self.engine)
 
 
 class DisagreementError(ValueError):
@@ -176,13 +178,13 @@ def build_checked(engine: Engine, network: nn.Module, x: Tensor, dtype: torch.dt
 
 
 def _seconds(run: Run, x: Tensor, limit: float) -> float:
-    """Median of a few runs for each item; of fewer when they take longer than ``limit`` for each item."""
+    """The fastest of a few runs for each item; of fewer when they take much longer than ``limit``."""
     times: list[float] = []
-    while len(times) < _RUNS and sum(times) <= _RUNS * limit:
+    while len(times) < _RUNS and sum(times) <= _HOPELESS * limit:
         start = _now(x)
         run(x)
         times.append((_now(x) - start) / len(x))
-    return statistics.median(times)
+    return min(times)
 
 
 def _now(x: Tensor) -> float:

@@ -4,9 +4,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cakes_monai.inference.engines.engine import Engine, Run
+from cakes_monai.inference.engines.silence import silent
 
 __all__ = ["ONNXRuntimeEngine"]
 
@@ -42,7 +40,7 @@ class ONNXRuntimeEngine(Engine):
     def build(self, network: nn.Module, example: Tensor, dtype: torch.dtype) -> Run:  # noqa: D102 - see Engine
         import onnxruntime
 
-        with _silent("onnxscript", "onnx_ir"):
+        with silent("onnxscript", "onnx_ir"):
             program: Any = torch.onnx.export(network, (example,), dynamo=True, verbose=False)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
@@ -64,16 +62,3 @@ class ONNXRuntimeEngine(Engine):
             return result
 
         return run
-
-
-@contextmanager
-def _silent(*names: str) -> Iterator[None]:
-    """Without what loggers have to tell of every node of a graph."""
-    loggers = {logging.getLogger(name): logging.getLogger(name).level for name in names}
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in loggers.items():
-            logger.setLevel(level)

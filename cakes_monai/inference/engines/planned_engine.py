@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cakes_monai.inference.engines.engine import Engine, Run
+from cakes_monai.inference.engines.silence import silent
 from cakes_monai.inference.optimization import optimize_for_inference
 
 __all__ = ["PlannedEngine"]
@@ -21,5 +22,6 @@ class PlannedEngine(Engine):
     speed = 3.0
 
     def build(self, network: nn.Module, example: Tensor, dtype: torch.dtype) -> Run:  # noqa: D102 - see Engine
-        planned = optimize_for_inference(network, example, example.device, dtype)
+        with silent("cakes_monai.inference.timing"):  # a busy machine would be warned of for every layer
+            planned = optimize_for_inference(network, example, example.device, dtype)
         return lambda x: planned(x).clone()  # a tensor of inference mode cannot be blended in place outside of it
