@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import functools
 import threading
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +44,7 @@ class OpenVINOEngine(Engine):
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
-        request = openvino.compile_model(model, "CPU", options).create_infer_request()
+        request = _core().compile_model(model, "CPU", options).create_infer_request()
         lock = threading.Lock()  # a request runs once at a time
 
         def run(x: Tensor) -> Tensor:
@@ -50,3 +52,17 @@ class OpenVINOEngine(Engine):
                 return torch.from_numpy(request.infer([x.contiguous().numpy()], share_inputs=True)[0])
 
         return run
+
+
+@functools.cache
+def _core() -> Any:
+    """
+    OpenVINO's runtime, one for as long as the process lives.
+
+    Its CPU plugin gives the thread that loads it a stack for signals and frees that stack when it is unloaded,
+    by whichever thread: the next signal that Python handles, as that of a DataLoader's finished worker, then ends the
+    process.
+    """
+    import openvino
+
+    return openvino.Core()
