@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
 import tempfile
 import time
 from dataclasses import asdict
@@ -19,7 +18,7 @@ import nibabel as nib
 import numpy as np
 import torch
 import typer
-from memory_watch import GB, MemoryWatch, in_own_process, resident_gb
+from memory_watch import MemoryWatch, in_own_process, peak_resident_gb, resident_gb
 from monai.bundle import ConfigParser
 
 from cakes_monai.architecture import Architecture
@@ -68,7 +67,7 @@ def measured_inference(bundle: str, options: dict[str, Any], threads: int) -> di
     with MemoryWatch() as watch:
         monai.bundle.run(config_file=f"{bundle}/configs/inference.json", bundle_root=bundle, **options)
     return {
-        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GB, 3),
+        "peak_gb": round(peak_resident_gb(), 3),
         "peak_in": watch.peak[1],
         "imported_gb": round(before, 3),
         "seconds": round(time.perf_counter() - start, 1),

@@ -14,7 +14,6 @@ Results are in benchmarks/results/latency.json, pictures beside it.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import platform
 import statistics
 import tempfile
@@ -30,6 +29,7 @@ import nibabel as nib
 import numpy as np
 import torch
 import typer
+from memory_watch import GB, in_own_process, peak_resident_gb, resident_gb
 from monai.networks.nets import DiNTS, DynUNet, SegResNet, SwinUNETR, TopologyInstance, UNet
 from torch import Tensor, nn
 
@@ -239,9 +239,7 @@ def _network_cost(name: str, size: int) -> dict[str, float]:
 
 def _peak_memory(name: str, engine: str, dtype: str, size: int, device: torch.device) -> float:
     """Peak MiB of building and running in a process of its own, over the process with its libraries."""
-    arguments = (name, engine, dtype, size, str(device), torch.get_num_threads())
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, arguments)
+    return in_own_process(_peak, name, engine, dtype, size, str(device), torch.get_num_threads())
 
 
 def _peak(name: str, engine: str, dtype: str, size: int, device: str, threads: int) -> float:
@@ -251,17 +249,12 @@ def _peak(name: str, engine: str, dtype: str, size: int, device: str, threads: i
     with torch.no_grad():
         run = ENGINES[engine].build(network, x, getattr(torch, dtype))
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins here
-        before = _resident("VmRSS")
+        before = resident_gb()
         for _ in range(2):
             run(x)
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    return _resident("VmHWM") - before
-
-
-def _resident(field: str) -> float:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 2**10
+    return (peak_resident_gb() - before) * GB / 2**20
 
 
 def _volume(device: torch.device) -> dict[str, Any]:

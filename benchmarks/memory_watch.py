@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import sys
 import threading
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-__all__ = ["GB", "MemoryWatch", "Step", "in_own_process", "resident_gb"]
+__all__ = ["GB", "MemoryWatch", "Step", "in_own_process", "peak_resident_gb", "resident_gb"]
 
 GB = 1e9
 SECONDS = 0.004  # between two looks at the memory
@@ -86,8 +85,17 @@ def _working(frame: FrameType | None) -> list[str]:
 
 def resident_gb() -> float:
     """Memory of this process now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / GB
+    return _status_gb("VmRSS")
+
+
+def peak_resident_gb() -> float:
+    """The most memory this process had; getrusage would count what its parent had as well."""
+    return _status_gb("VmHWM")
+
+
+def _status_gb(field: str) -> float:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / GB
 
 
 def in_own_process(function: Callable[..., Any], *args: Any) -> Any:

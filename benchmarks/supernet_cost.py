@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import platform
 import statistics
 import time
@@ -15,6 +14,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from memory_watch import GB, in_own_process, peak_resident_gb
 from monai.losses import DiceCELoss
 from torch import nn
 
@@ -133,8 +133,7 @@ def _timed(run: Callable[[], None], device: str) -> float:
 
 def _memory(name: str, setting: dict[str, Any], device: str) -> float:
     """Peak MiB of network, optimiser, activations and gradients, in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, (name, setting, device))
+    return in_own_process(_peak, name, setting, device)
 
 
 def _peak(name: str, setting: dict[str, Any], device: str) -> float:
@@ -142,19 +141,13 @@ def _peak(name: str, setting: dict[str, Any], device: str) -> float:
     if device == "cpu":
         warm = nn.Conv3d(1, 8, 3)(torch.randn(1, 1, 16, 16, 16)).sum()
         warm.backward()  # libraries are loaded before the count starts
-        before = _resident_peak()
+        before = peak_resident_gb()
     run = _step(name, setting, device)
     for _ in range(3):
         run()
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    return _resident_peak() - before
-
-
-def _resident_peak() -> float:
-    """Peak MiB of this process; getrusage would count the parent's as well."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
+    return (peak_resident_gb() - before) * GB / 2**20
 
 
 if __name__ == "__main__":
