@@ -19,7 +19,7 @@ from typing import Any
 import monai
 import torch
 from scipy.stats import ttest_ind
-from torch import Tensor, nn
+from torch import Tensor
 
 from cakes_monai.atomic_file import written_whole
 
@@ -34,8 +34,8 @@ class Row:
 
     Args:
         name: the row.
-        published: name of the published architecture; None when it is searched.
-        search: options of search.json.
+        published: name of the published architecture, if it is one.
+        search: options of search.json, if it is searched.
     """
 
     name: str
@@ -88,12 +88,13 @@ class SeededTable:
         piece: Callable[[Row, int], dict[str, Any]],
         latency: Callable[[dict[str, Any]], dict[str, float]],
         minutes: float,
-        only: str,
+        only: str = "",
+        seeds: Iterable[int] = SEEDS,
     ) -> None:
         """Train what is missing, all rows with the first seed first; start no piece after ``minutes``."""
         content = read_results(path, settings)
         deadline = time.monotonic() + 60 * minutes
-        for seed in SEEDS:
+        for seed in seeds:
             for row in self.rows:
                 missing = f"{row.name}/{seed}" not in content["runs"]
                 if missing and only in row.name and time.monotonic() < deadline:
@@ -175,7 +176,9 @@ def run_bundle(bundle: Path, folder: Path, files: Iterable[str], **options: Any)
         subprocess.run(command, stdout=log, stderr=log, check=True)
 
 
-def time_ratios(networks: Mapping[str, nn.Module], x: Tensor, reference: str, rounds: int = 9) -> dict[str, float]:
+def time_ratios(
+    networks: Mapping[str, Callable[[Tensor], Any]], x: Tensor, reference: str, rounds: int = 9
+) -> dict[str, float]:
     """Time of a forward pass over that of the reference, all measured in turns in this process; medians."""
     times: dict[str, list[float]] = {name: [] for name in networks}
     with torch.inference_mode():

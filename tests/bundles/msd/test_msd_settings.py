@@ -12,6 +12,7 @@ from typing import Any
 import nibabel as nib
 import pytest
 from monai.apps import DecathlonDataset
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.metrics import compute_dice
 from monai.transforms import AsDiscrete
@@ -35,6 +36,14 @@ def test_settings_of_the_paper(parsed: Any, brain_task: Path, tmp_path: Path) ->
         rates.append(group["lr"])
     assert rates == pytest.approx([0.0025, 0.01125, 0.02, 0.02, 0.01, 0.005, 0.005])
     assert parser.get_parsed_content("network_def").architecture.cells[1].operation == "p3d"
+
+
+def test_folds_share_the_preprocessed_volumes(msd_bundle: Path, tmp_path: Path) -> None:
+    """All folds get one folder for them, which is not that of a fold."""
+    parser = ConfigParser()
+    parser.read_config(msd_bundle / "configs" / "cross_validation.json")
+    parser["output_dir"] = str(tmp_path)
+    assert parser.get_parsed_content("cross_validation#options")["cache_dir"] == str(tmp_path / "cache")
 
 
 def test_overlay_of_the_hippocampus(parsed: Any, hippocampus: Path) -> None:
