@@ -49,6 +49,15 @@ def test_inference_from_another_folder(small: Any, tmp_path: Path, monkeypatch: 
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+def test_inference_that_reads_ahead(segmenting: Any, small: Any, tmp_path: Path) -> None:
+    """A process that prepares the next image changes nothing in any result."""
+    for workers in (0, 1):
+        small.run("inference.json", kind="infer", num_workers=workers, output_dir=str(tmp_path / str(workers)))
+    of_none, of_one = ({path.name: path.read_bytes() for path in (tmp_path / n).glob("*.nii.gz")} for n in "01")
+    assert of_one == of_none
+    assert of_none
+
+
 def test_resumed_with_more_epochs(small: Any, entry: dict[str, Any], tmp_path: Path) -> None:
     """A finished training goes on after its last epoch, and its best validation is not forgotten."""
     bundle, before = small.copy(tmp_path), checkpoint(small)
