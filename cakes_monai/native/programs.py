@@ -102,10 +102,10 @@ def forward_program(
     target = np.arange(len(taps)) if order is None else np.argsort(order)
     inputs = np.arange(in_channels)
 
-    def weights(block: Block, tap: Tap) -> NDArray[np.int64]:
+    def weights(block: Block[Tap], tap: Tap) -> NDArray[np.int64]:
         return places.index(_lanes(block.channels)[None], inputs[:, None], tap)
 
-    def entries(block: Block) -> list[tuple[Tap, Tap, int, int]]:
+    def entries(block: Block[Tap]) -> list[tuple[Tap, Tap, int, int]]:
         return [(tap, tap, 0, in_channels) for tap in block.taps]
 
     return _program(pack_channels(taps, lanes()), entries, weights, target, paired)
@@ -114,18 +114,17 @@ def forward_program(
 def input_gradient_program(kernels: Sequence[tuple[int, Sides]], in_channels: int, paired: bool) -> Program:
     """Convolve the gradient of the output to that of the input, stride 1: each tap with the channels that have it."""
     places = WeightPlaces(kernels, in_channels)
-    blocks = [
-        Block(tuple(range(first, min(first + lanes(), in_channels))), ()) for first in range(0, in_channels, lanes())
-    ]
+    firsts = range(0, in_channels, lanes())
+    blocks = [Block[Tap](tuple(range(first, min(first + lanes(), in_channels))), ()) for first in firsts]
     ranges = _tap_ranges(kernels, 2 if paired else 1)
 
-    def weights(block: Block, entry: tuple[Tap, int, int, int, int]) -> NDArray[np.int64]:
+    def weights(block: Block[Tap], entry: tuple[Tap, int, int, int, int]) -> NDArray[np.int64]:
         tap, begin, end, first, last = entry
         out = np.arange(begin, end)
         out[(out < first) | (out >= last)] = -1
         return places.index(out[:, None], _lanes(block.channels)[None], tap)
 
-    def entries(block: Block) -> list[tuple[tuple[Tap, int, int, int, int], Tap, int, int]]:
+    def entries(block: Block[Tap]) -> list[tuple[tuple[Tap, int, int, int, int], Tap, int, int]]:
         return [((tap, begin, end, *own), tuple(-step for step in tap), begin, end) for tap, begin, end, own in ranges]  # type: ignore[misc]
 
     return _program(blocks, entries, weights, np.arange(in_channels), paired)
@@ -152,7 +151,7 @@ def _lanes(channels: Sequence[int]) -> NDArray[np.int64]:
     return np.array([*channels, *[-1] * (lanes() - len(channels))])
 
 
-def _program(blocks: Sequence[Block], entries, weights, target: NDArray[np.int64], paired: bool) -> Program:  # type: ignore[no-untyped-def]  # functions of the two programs
+def _program(blocks: Sequence[Block[Tap]], entries, weights, target: NDArray[np.int64], paired: bool) -> Program:  # type: ignore[no-untyped-def]  # functions of the two programs
     groups: list[Group] = []
     taps: list[tuple[int, ...]] = []
     index: list[NDArray[np.int64]] = []

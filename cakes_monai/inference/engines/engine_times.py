@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from pathlib import Path
 
 import torch
 
 from cakes_monai.inference.engines.engine import Engine
 from cakes_monai.inference.timing import Cache, machine, read_times, write_times
+from cakes_monai.native.library import cache_folder
 
 __all__ = ["EngineTimes", "default_cache"]
 
@@ -21,8 +21,7 @@ logger = logging.getLogger(__name__)
 
 def default_cache() -> Path:
     """``engines.json`` in the folder ``CAKES_MONAI_CACHE``, by default ``~/.cache/cakes_monai``."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("CAKES_MONAI_CACHE") or caches / "cakes_monai") / "engines.json"
+    return cache_folder() / "engines.json"
 
 
 class EngineTimes:

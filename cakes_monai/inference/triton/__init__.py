@@ -10,7 +10,7 @@ channels-last in memory (``torch.channels_last_3d``).
 from __future__ import annotations
 
 from cakes_monai.inference.triton.availability import missing
-from cakes_monai.inference.triton.channel_blocks import BLOCK_SIZES, ChannelBlock, block_size, channel_blocks
+from cakes_monai.inference.triton.channel_blocks import BLOCK_SIZES, block_size, channel_blocks
 from cakes_monai.inference.triton.convolution import sub_kernel_convolution
 from cakes_monai.inference.triton.instance_norm import instance_norm_act
 from cakes_monai.inference.triton.layers import TritonCakesConv, TritonInstanceNormAct
@@ -18,7 +18,6 @@ from cakes_monai.inference.triton.packed_weights import PackedWeights
 
 __all__ = [
     "BLOCK_SIZES",
-    "ChannelBlock",
     "PackedWeights",
     "TritonCakesConv",
     "TritonInstanceNormAct",

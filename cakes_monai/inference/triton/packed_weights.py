@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cakes_monai.architecture import KernelSplit
-from cakes_monai.inference.triton.channel_blocks import BLOCK_SIZES, ChannelBlock, block_size, channel_blocks
+from cakes_monai.inference.triton.channel_blocks import BLOCK_SIZES, block_size, channel_blocks
 from cakes_monai.inference.triton.operands import DTYPES
+from cakes_monai.native.packing import Block
 
 __all__ = ["PackedWeights"]
 
@@ -101,13 +102,13 @@ def _dense(weight: Tensor) -> Tensor:
     return F.pad(weight, margin).flatten(2)
 
 
-def _rows(dense: Tensor, block: ChannelBlock, size: int) -> Tensor:
+def _rows(dense: Tensor, block: Block[int], size: int) -> Tensor:
     """Weights of a block, ``(taps, C, size)``, with columns of zeros where it has fewer channels."""
     columns = dense[list(block.channels)][:, :, list(block.taps)]
     return F.pad(columns.permute(2, 1, 0), [0, size - len(block.channels)])
 
 
-def _columns(outputs: Tensor, block: ChannelBlock, size: int) -> list[int]:
+def _columns(outputs: Tensor, block: Block[int], size: int) -> list[int]:
     """Where each column of a block is written."""
     return [int(outputs[channel]) for channel in block.channels] + [-1] * (size - len(block.channels))
 
