@@ -50,6 +50,7 @@ LAYERS = ((32, 96), (64, 48), (128, 24), (256, 12), (512, 6))  # channels, side 
 TYPES = (torch.float32, torch.bfloat16)
 DENSE, EVEN, COARSE = "dense 3D", "CAKES manual 1,2,3D", "CAKES manual 1,2,3D in multiples of 16"
 PEER = "DynUNet as nnU-Net makes it"
+REFERENCE = f"{DENSE}/torch/float32"  # network, engine, type
 Seconds = dict[str, list[float]]
 
 
@@ -179,20 +180,22 @@ def _dints() -> nn.Module:
 
 
 def _network_rows(size: int, rounds: int, engines: list[str], device: torch.device) -> list[dict[str, Any]]:
-    """Networks by engines and types; peers by eager torch and by the engine that serves the dense network best."""
+    """Ours by all engines and types; peers by eager torch in float32 and by OpenVINO, which serves dense ones best."""
     example = torch.randn(1, 1, size, size, size, device=device)
-    runs: dict[str, Callable[[], Any]] = {}
-    for name, make in _networks().items():
-        torch.manual_seed(0)
-        network = make().eval().to(device)
-        for engine in engines if name in (DENSE, EVEN, COARSE) else ["torch", "planned", "openvino"]:
-            for dtype in TYPES:
-                key = f"{name}/{engine}/{str(dtype).removeprefix('torch.')}"
-                run = _built(key, network, engine, example, dtype, device)
-                if run is not None:
-                    runs[key] = lambda run=run: run(example)
-    seconds = {name: statistics.median(times) for name, times in _in_turns(runs, rounds, device).items()}
-    del runs
+    seconds: dict[str, float] = {}
+    references = []
+    for group in _groups(engines):
+        runs: dict[str, Callable[[], Any]] = {}
+        for key in dict.fromkeys([REFERENCE, *group]):
+            name, engine, dtype = key.split("/")
+            torch.manual_seed(0)
+            network = _networks()[name]().eval().to(device)
+            if (run := _built(key, network, engine, example, getattr(torch, dtype), device)) is not None:
+                runs[key] = lambda run=run: run(example)
+        medians = {key: statistics.median(times) for key, times in _in_turns(runs, rounds, device).items()}
+        references.append(medians[REFERENCE])
+        seconds |= {key: medians[key] / medians[REFERENCE] for key in medians}
+    scale = statistics.median(references)
     rows = []
     for key, value in seconds.items():
         name, engine, dtype = key.split("/")
@@ -201,15 +204,31 @@ def _network_rows(size: int, rounds: int, engines: list[str], device: torch.devi
                 "network": name,
                 "engine": engine,
                 "type": dtype,
-                "seconds": value,
+                "seconds": value * scale,
                 "ratio to dense on this engine": value / seconds.get(f"{DENSE}/{engine}/{dtype}", float("nan")),
-                "times faster than eager": seconds[f"{name}/torch/float32"] / value,
+                "times faster than eager": seconds.get(f"{name}/torch/float32", float("nan")) / value,
                 "times faster than nnU-Net": seconds.get(f"{PEER}/torch/float32", float("nan")) / value,
                 "peak MiB": _peak_memory(name, engine, dtype, size, device),
                 **_network_cost(name, size),
             }
         )
     return rows
+
+
+def _groups(engines: list[str]) -> list[list[str]]:
+    """
+    What is measured in turns, beside the reference: few at a time, for each keeps its memory.
+
+    Times are divided by the reference's in the same group, so groups can be compared though a machine may be busier
+    during one than during another.
+    """
+    names, types = list(_networks()), [str(dtype).removeprefix("torch.") for dtype in TYPES]
+    kinds = [(engine, dtype) for engine in engines for dtype in types]
+    served = [kind for kind in kinds if kind == ("torch", "float32") or kind[0] == "openvino"]
+    groups = [[f"{name}/{engine}/{dtype}" for name in (DENSE, EVEN, COARSE)] for engine, dtype in kinds]
+    for three in (names[3:6], names[6:9]):
+        groups += [[f"{name}/{engine}/{dtype}" for name in three] for engine, dtype in served]
+    return groups
 
 
 def _built(
@@ -247,9 +266,10 @@ def _peak(name: str, engine: str, dtype: str, size: int, device: str, threads: i
     network = _networks()[name]().eval().to(device).requires_grad_(False)
     x = torch.randn(1, 1, size, size, size, device=device)
     with torch.no_grad():
-        run = ENGINES[engine].build(network, x, getattr(torch, dtype))
+        ENGINES[engine].build(nn.Conv3d(1, 1, 3).eval().to(device), x, torch.float32)  # loads its libraries
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins here
         before = resident_gb()
+        run = ENGINES[engine].build(network, x, getattr(torch, dtype))
         for _ in range(2):
             run(x)
     if device == "cuda":
