@@ -37,7 +37,7 @@ test: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(if $(SELECT),-m "$(SELECT)")
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --max-worker-restart 0 --dist loadfile $(if $(SELECT),-m "$(SELECT)")
 
 test-label: BORROW := $(VENV)
 test-label: $(VENV)/installed-test $(LABEL)/installed
@@ -52,7 +52,7 @@ test-oldest:
 	.venv-oldest/bin/python -m pip install --quiet -r .venv-oldest/requirements.txt pytest==8.2 pytest-xdist==3.6.1 \
 		jsonschema==4.23
 	.venv-oldest/bin/python -m pip install --quiet --no-deps -e .
-	OMP_NUM_THREADS=1 .venv-oldest/bin/pytest -n 2 --dist loadfile -m "not label" -o filterwarnings=default  # old libraries warn of each other
+	OMP_NUM_THREADS=1 .venv-oldest/bin/pytest -n 2 --max-worker-restart 0 --dist loadfile -m "not label" -o filterwarnings=default  # old libraries warn of each other
 
 docs: $(VENV)/installed-docs
 	$(BIN)/sphinx-build -W -b html docs docs/_build
