@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +18,23 @@ import pydicom
 import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from cakes_video.clip_data_loader import PRELOAD as CLIPS
+
 REPOSITORY = Path(__file__).resolve().parents[1]
+PRELOAD = ["monai.bundle", "cakes_monai.workflows", "cakes_monai.handlers", "cakes_video.handlers", *CLIPS]
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What tests measure of engines stays out of the user's cache."""
     os.environ["CAKES_MONAI_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def process_server(cache_of_the_tests: None) -> None:
+    """The server that processes are forked from has imported what any of them needs: whoever starts it decides that."""
+    multiprocessing.set_forkserver_preload(PRELOAD)
+    forkserver.ensure_running()
 
 
 @pytest.fixture(scope="session")

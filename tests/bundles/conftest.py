@@ -30,9 +30,6 @@ RunMaker = Callable[..., "Run"]
 
 #: Starts processes that have already imported what a run needs.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    ["monai.bundle", "cakes_monai.workflows", "cakes_monai.handlers", "cakes_video.handlers"]
-)
 
 SMALL = {
     "init_filters": 4,
