@@ -38,6 +38,7 @@ from seeded_rows import (
 )
 from torch import nn
 
+from cakes_monai.backbone_architecture import BackboneArchitecture
 from cakes_monai.conversion import ShrinkReport, network_cost, rebuild, shrink, shrink_bundle, to_supernet
 from cakes_monai.data import decathlon_fold
 from cakes_monai.inference.engines import ENGINES, build_checked
@@ -197,7 +198,7 @@ class Pieces:
             limit = even_division(self.backbone, tuple(searched)).after.multiply_adds
             budget = {"limit": limit, "unit": "multiply_adds", "size": list(PATCH)}
             self._bundle(dense, ["search.json"], seed, found.parent, max_epochs=self.search_epochs, budget=budget)
-            shrink_bundle(dense / "bundle", bundle, json.loads(found.read_text(encoding="utf-8")), **options)
+            shrink_bundle(dense / "bundle", bundle, BackboneArchitecture.load(found), **options)
 
     def _run(self, folder: Path, output: str, seed: int, *overlays: str, **options: Any) -> None:
         self._bundle(folder, ["train.json", *overlays], seed, folder / output, select="last", **options)
