@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from cakes_monai.blocks import CakesConv
-from cakes_monai.conversion.network_copy import copied, tensors_in
+from cakes_monai.blocks.network_copy import copied, tensors_in
 
 __all__ = ["LayerTrace", "NetworkTrace", "trace_network"]
 

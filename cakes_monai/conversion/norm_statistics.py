@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
-from cakes_monai.conversion.network_copy import copied
+from cakes_monai.blocks.network_copy import copied
 
 __all__ = ["recalibrate_norms"]
 

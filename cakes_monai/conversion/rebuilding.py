@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from cakes_monai.backbone_architecture import BackboneArchitecture
+from cakes_monai.blocks.network_copy import copied
 from cakes_monai.conversion.layer_search import unsuitable_because
-from cakes_monai.conversion.network_copy import copied
 from cakes_monai.conversion.replacement import cakes_conv_like, replace_layer
 
 __all__ = ["load_shrunken", "rebuild"]

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from cakes_monai.blocks.network_copy import copied
 from cakes_monai.conversion.division import Channels, Division, Kernels, splits_of
 from cakes_monai.conversion.layer_budget import layer_budget
 from cakes_monai.conversion.layer_search import LayerSearch, Patterns, find_layers
-from cakes_monai.conversion.network_copy import copied
 from cakes_monai.conversion.norm_statistics import recalibrate_norms
 from cakes_monai.conversion.patches import sample_patches, sampled_layers
 from cakes_monai.conversion.projection import INITS, Candidates, project, restrict

@@ -16,9 +16,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from cakes_monai.architecture import KernelSplit, sub_kernel_set
 from cakes_monai.backbone_architecture import BackboneArchitecture
 from cakes_monai.blocks import PRIORITIES, SampledPaths, SummedPaths, path_operations
+from cakes_monai.blocks.network_copy import copied
 from cakes_monai.blocks.transition import Factory
 from cakes_monai.conversion.layer_search import LayerSearch, Patterns, find_layers
-from cakes_monai.conversion.network_copy import copied
 from cakes_monai.conversion.network_cost import network_cost
 from cakes_monai.conversion.rebuilding import rebuild
 from cakes_monai.conversion.replacement import (

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from cakes_monai import native
 from cakes_monai.blocks.cell import SubKernelOperation
+from cakes_monai.blocks.network_copy import copied
 from cakes_monai.blocks.transition import UpTransition
 from cakes_monai.inference import triton
 from cakes_monai.inference.plans import PLANS, Kernel, kernel_of
@@ -118,7 +118,7 @@ def optimize_for_inference(
         raise ValueError(f"unknown plan {sorted(unknown)[0]!r}, allowed are {', '.join(PLANS)}.")
     device = torch.device(example.device if device is None else device)
     with torch.no_grad():
-        fast = copy.deepcopy(network).eval().to(device)
+        fast = copied(network).eval().to(device)
     _convolve_before_upsampling(fast)
     sizes = _input_sizes(fast, example.to(device))
     kernels = {name: kernel for name in sizes if (kernel := kernel_of(fast.get_submodule(name))) is not None}

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from cakes_monai.blocks import CakesConv, SampledPaths, path_operations
+from cakes_monai.blocks.network_copy import copied
 from cakes_monai.inference.timing import Cache, machine, median_milliseconds, read_times, write_times
 from cakes_monai.search import PathLayer
 
@@ -33,7 +33,7 @@ def path_layers(network: nn.Module, input_shape: Sequence[int]) -> dict[str, Pat
     """
     path_operations(network)
     bare = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
-    shadow = copy.deepcopy(bare).to("meta").train()
+    shadow = copied(bare).to("meta").train()
     layers: dict[str, PathLayer] = {}
     for name, operation in path_operations(shadow).items():
         if isinstance(operation, SampledPaths):

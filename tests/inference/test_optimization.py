@@ -133,6 +133,18 @@ def test_any_network(network) -> None:  # type: ignore[no-untyped-def]  # what m
             torch.testing.assert_close(fast(x), expected, rtol=1e-3, atol=1e-3)
 
 
+def test_a_network_that_keeps_its_last_results() -> None:
+    """After a step of training with deep supervision MONAI's DynUNet cannot be copied as it is; its results count."""
+    torch.manual_seed(0)
+    options = {"filters": [4, 8, 8], "norm_name": ("INSTANCE", {"affine": True})}
+    network = DynUNet(3, 1, 2, [3] * 3, [1, 2, 2], [2, 2], deep_supervision=True, deep_supr_num=1, **options)
+    x = torch.randn(1, 1, 16, 16, 16)
+    network(x).sum().backward()
+    fast = optimize_for_inference(network, x, plans=["dense"])
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), network.eval()(x), atol=1e-5, rtol=1e-4)
+
+
 def test_times_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second time nothing is measured; the table says what was chosen and why; the fastest is chosen."""
     network = nn.Sequential(CakesConv(4, {"3x3x3": 2, "1x1x3": 2}), nn.Conv3d(4, 2, 1))

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import zlib
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from cakes_monai.blocks.network_copy import copied
 from cakes_monai.blocks.transition import UpTransition
 
 __all__ = ["fingerprint", "frozen_copy", "structure"]
@@ -20,7 +20,7 @@ __all__ = ["fingerprint", "frozen_copy", "structure"]
 def frozen_copy(network: nn.Module) -> nn.Module:
     """A copy for inference that an engine may change; 1x1x1 convolutions come before the up-sampling they follow."""
     with torch.no_grad():
-        frozen = copy.deepcopy(_bare(network)).eval().requires_grad_(False)
+        frozen = copied(_bare(network)).eval().requires_grad_(False)
     for module in frozen.modules():
         if isinstance(module, UpTransition):
             module.convolve_first = True

@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from cakes_monai.conversion.network_copy import copied
+from cakes_monai.blocks.network_copy import copied
 
 
 def test_results_that_a_network_keeps_are_copied_without_their_history() -> None:
