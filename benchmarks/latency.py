@@ -199,15 +199,18 @@ def _network_rows(size: int, rounds: int, engines: list[str], device: torch.devi
     rows = []
     for key, value in seconds.items():
         name, engine, dtype = key.split("/")
+        ratios = {
+            "ratio to dense on this engine": (key, f"{DENSE}/{engine}/{dtype}"),
+            "times faster than eager": (f"{name}/torch/float32", key),
+            "times faster than nnU-Net": (f"{PEER}/torch/float32", key),
+        }
         rows.append(
             {
                 "network": name,
                 "engine": engine,
                 "type": dtype,
                 "seconds": value * scale,
-                "ratio to dense on this engine": value / seconds.get(f"{DENSE}/{engine}/{dtype}", float("nan")),
-                "times faster than eager": seconds.get(f"{name}/torch/float32", float("nan")) / value,
-                "times faster than nnU-Net": seconds.get(f"{PEER}/torch/float32", float("nan")) / value,
+                **{title: seconds[a] / seconds[b] for title, (a, b) in ratios.items() if a in seconds and b in seconds},
                 "peak MiB": _peak_memory(name, engine, dtype, size, device),
                 **_network_cost(name, size),
             }
