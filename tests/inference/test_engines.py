@@ -5,10 +5,8 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import signal
+import subprocess
 import sys
-import threading
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -126,26 +124,28 @@ def test_other_networks(name: str, network: str) -> None:
     assert [parameter.requires_grad for parameter in module.parameters()] == before
 
 
-def use_and_wait_for_a_signal(name: str) -> None:
-    """Use an engine, let go of it in another thread, and handle a signal as DataLoader does when a worker ends."""
-    network = nn.Conv3d(1, 4, 3, padding=1).eval()
-    runs = [ENGINES[name].build(network, torch.randn(1, 1, 8, 8, 8), torch.float32)]
-    runs[0](torch.randn(1, 1, 8, 8, 8))
-    thread = threading.Thread(target=runs.clear)
-    thread.start()
-    thread.join()
-    signal.signal(signal.SIGCHLD, lambda *_: sys.exit(3))
-    signal.raise_signal(signal.SIGCHLD)
+#: Uses an engine, lets go of it in another thread, and handles a signal as DataLoader does when a worker ends.
+WAIT_FOR_A_SIGNAL = """
+import signal, sys, threading, torch
+from cakes_monai.inference import ENGINES
+
+network, x = torch.nn.Conv3d(1, 4, 3, padding=1).eval(), torch.randn(1, 1, 8, 8, 8)
+runs = [ENGINES[sys.argv[1]].build(network, x, torch.float32)]
+runs[0](x)
+thread = threading.Thread(target=runs.clear)
+thread.start()
+thread.join()
+signal.signal(signal.SIGCHLD, lambda *_: sys.exit(3))
+signal.raise_signal(signal.SIGCHLD)
+"""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 @pytest.mark.parametrize("name", INSTALLED)
 def test_signals_after_an_engine(name: str) -> None:
     """Signals reach their handlers when an engine was let go of, in whichever thread."""
-    process = multiprocessing.get_context("spawn").Process(target=use_and_wait_for_a_signal, args=(name,))
-    process.start()
-    process.join()
-    assert process.exitcode == 3
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", WAIT_FOR_A_SIGNAL, name], capture_output=True)
+    assert done.returncode == 3, done.stderr
 
 
 @pytest.mark.skipif(ENGINES["compile"].missing("cpu") is not None, reason="there is no C++ compiler")
