@@ -19,7 +19,7 @@ __all__ = ["GB", "MemoryWatch", "Step", "in_own_process", "peak_resident_gb", "r
 GB = 1e9
 SECONDS = 0.004  # between two looks at the memory
 PARTS = ("monai/transforms/", "monai/inferers/", "cakes_monai/")  # of the paths of code that is a step
-WRAPPERS = ("Compose", "AtomicNibabelWriter")  # what only calls or is called by a step
+WRAPPERS = ("Compose", "BackgroundNibabelWriter")  # what only calls or is called by a step
 
 
 @dataclass

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from cakes_monai.data.atomic_writer import AtomicNibabelWriter
+from cakes_monai.data.background_writer import BackgroundNibabelWriter, finish_writing
 from cakes_monai.data.decathlon import (
     check_label_names,
     decathlon_fold,
@@ -36,6 +37,7 @@ from cakes_monai.data.task_metadata import task_metadata
 __all__ = [
     "IMAGE_SUFFIXES",
     "AtomicNibabelWriter",
+    "BackgroundNibabelWriter",
     "DecathlonTask",
     "DecathlonTestImages",
     "DiskCacheDataset",
@@ -54,6 +56,7 @@ __all__ = [
     "dicom_files",
     "downloaded_task",
     "find_images",
+    "finish_writing",
     "has_highdicom",
     "is_dicom_folder",
     "nih_pancreas_fold",

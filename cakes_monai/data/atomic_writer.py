@@ -34,8 +34,13 @@ class AtomicNibabelWriter(NibabelWriter):
         Raises:
             ValueError: for a suffix other than .nii and .nii.gz, which nibabel may write as two files.
         """
-        if not str(filename).lower().endswith(SUFFIXES):
-            raise ValueError(f"{filename}: cannot be written as one NIfTI file; allowed: {', '.join(SUFFIXES)}.")
+        check_suffix(filename)
         ImageWriter.write(self, filename, verbose=verbose)  # only logs, here the name that stays
         with written_whole(filename) as temporary:
             super().write(temporary, verbose=False, **obj_kwargs)
+
+
+def check_suffix(filename: PathLike) -> None:
+    """Raise a ValueError for a format of two files, which cannot be renamed at once."""
+    if not str(filename).lower().endswith(SUFFIXES):
+        raise ValueError(f"{filename}: cannot be written as one NIfTI file; allowed: {', '.join(SUFFIXES)}.")
