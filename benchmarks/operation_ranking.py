@@ -106,7 +106,8 @@ def comparison(
     except ValueError as error:
         lines += ["", f"no correlation: {error}"]
     else:
-        lines += ["", f"Kendall's tau {found.kendall:.2f}, Spearman's rho {found.spearman:.2f}, N = {found.count}"]
+        tau = f"Kendall's tau {found.kendall:.2f} (p {found.p_value:.2f})"
+        lines += ["", f"{tau}, Spearman's rho {found.spearman:.2f}, N = {found.count}"]
     return lines, estimated, trained
 
 

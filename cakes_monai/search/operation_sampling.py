@@ -76,11 +76,13 @@ class RankCorrelation:
         kendall: Kendall's tau-b.
         spearman: Spearman's rho.
         count: number of networks.
+        p_value: how likely chance alone gives a tau so far from 0 (two-sided, exact for small numbers without ties).
     """
 
     kendall: float
     spearman: float
     count: int
+    p_value: float
 
 
 def rank_correlation(estimated: ArrayLike, trained: ArrayLike) -> RankCorrelation:
@@ -103,9 +105,9 @@ def rank_correlation(estimated: ArrayLike, trained: ArrayLike) -> RankCorrelatio
         raise ValueError("all scores of one kind are equal, they give no order.")
     from scipy.stats import kendalltau, spearmanr  # here, because it takes a second
 
-    return RankCorrelation(
-        float(kendalltau(first, second).statistic), float(spearmanr(first, second).statistic), len(first)
-    )
+    tau = kendalltau(first, second)
+    rho = spearmanr(first, second).statistic
+    return RankCorrelation(float(tau.statistic), float(rho), len(first), float(tau.pvalue))
 
 
 def _path(random: Random, num_cells: int, operations: Sequence[str]) -> tuple[str, ...]:

@@ -50,10 +50,10 @@ def report(benchmark: Any, search: Path, *options: str) -> Any:
 
 
 def test_the_same_order_correlates_fully(benchmark: Any, search: Path) -> None:
-    """Scores 0.7, 0.6, 0.5, 0.4 and Dice 0.90, 0.82, 0.81, 0.80: tau and rho are 1; the figure is drawn."""
+    """Scores 0.7, 0.6, 0.5, 0.4 and Dice 0.90, 0.82, 0.81, 0.80: tau and rho are 1, p 2 of 24; the figure is drawn."""
     lines = report(benchmark, search, "--report").output.splitlines()
     assert "| 1 | 3d 3d | 70.00 | 90.00 | 1 |" in lines
-    assert "Kendall's tau 1.00, Spearman's rho 1.00, N = 4" in lines
+    assert "Kendall's tau 1.00 (p 0.08), Spearman's rho 1.00, N = 4" in lines
     assert not any("p3d" in line for line in lines)
     assert (search / "results.png").stat().st_size > 5000
 
@@ -69,7 +69,7 @@ def test_several_seeds_and_unfinished_ones(benchmark: Any, search: Path) -> None
     assert "| 1 | 3d 3d | 70.00 | 71.00 | 2 |" in lines
     assert "| 3 | 3d 2d | 50.00 | unfinished | 0 |" in lines
     # 70, 60, 40 against 71, 82, 80: one pair of three agrees, (1 - 2) / 3; rho 1 - 6 (4 + 1 + 1) / 24
-    assert "Kendall's tau -0.33, Spearman's rho -0.50, N = 3" in lines
+    assert "Kendall's tau -0.33 (p 1.00), Spearman's rho -0.50, N = 3" in lines
 
 
 def test_candidates_are_spread_over_the_ranking(benchmark: Any) -> None:

@@ -65,6 +65,7 @@ def test_rank_correlation_by_hand() -> None:
     assert correlation.kendall == pytest.approx(4 / 6)
     assert correlation.spearman == pytest.approx(0.8)
     assert correlation.count == 4
+    assert correlation.p_value == pytest.approx(8 / 24)  # at most one turned pair (1 + 3), or the opposite
     assert rank_correlation([1, 2, 3], [9, 8, 7]).kendall == pytest.approx(-1)
 
 
