@@ -21,6 +21,9 @@ __all__ = ["DIVISIONS", "Channels", "Division", "Kernels", "splits_of"]
 #: "even": each sub-kernel has as many channels (the papers' manual setting); "best": as many as lose least.
 DIVISIONS = ("even", "best")
 
+#: What an error counts at least, as a share of the most: on other volumes a channel may matter after all.
+LEAST = 1e-6
+
 #: For each layer the output channels of each sub-kernel.
 Channels = dict[str, dict[str, tuple[int, ...]]]
 
@@ -106,18 +109,27 @@ class Division:
             raise ValueError(f"sub-kernels give {split.out_channels} channels, the layer has {out_channels}.")
         return KernelSplit(tuple((name, count * times) for name, count in split.counts))
 
-    def assign(self, errors: Mapping[str, NDArray[np.float64]], budget: Budget | None = None) -> Channels:
+    def assign(
+        self,
+        errors: Mapping[str, NDArray[np.float64]],
+        budget: Budget | None = None,
+        importance: Mapping[str, NDArray[np.float64]] | None = None,
+    ) -> Channels:
         """
         Give each channel its sub-kernel, so that the errors add up to as little as possible.
 
         Args:
             errors: for each layer the error of every candidate in every channel, ``(candidates, out_channels)``.
             budget: with rule "best" what all layers together may cost.
+            importance: for each layer what an error of 1 in each channel counts; by default 1.
 
         Raises:
             ValueError: for a budget that no division can meet.
         """
         kept = {name: 1 - np.minimum(values, 1) for name, values in errors.items()}
+        if importance is not None and (most := max(values.max() for values in importance.values())) > 0:
+            share = {name: np.maximum(values / most, LEAST) for name, values in importance.items()}
+            kept = {name: values * share[name] for name, values in kept.items()}
         if self.names is not None and self.rule == "best":
             layers = rank_kernels(kept, self.names, "argmax", self.granularity, budget).layers
             return {name: dict(paths.channels) for name, paths in layers.items()}

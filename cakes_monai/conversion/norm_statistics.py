@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,10 +37,10 @@ def recalibrate_norms(network: nn.Module, before: nn.Module, volumes: Sequence[T
     with torch.no_grad():
         for name, norm in norms.items():
             (mean, variance), (mean_before, variance_before) = now[name], then[name]
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            norm.running_mean += mean - mean_before
-            norm.running_var *= torch.where(variance_before > 0, variance / variance_before, 1)
+            trained: Any = before.get_submodule(name)
+            ratio = torch.where(variance_before > 0, variance / variance_before, 1)
+            norm.running_mean = trained.running_mean + (mean - mean_before)
+            norm.running_var = trained.running_var * ratio
 
 
 def _statistics(network: nn.Module, volumes: Sequence[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

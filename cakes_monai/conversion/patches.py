@@ -53,11 +53,11 @@ def sample_patches(
         ValueError: as :func:`run_volumes`, and when a layer reads what is not finite.
     """
     found: dict[str, list[Tensor]] = {name: [] for name in layers}
-    generator = torch.Generator().manual_seed(0)
+    generators = {name: torch.Generator().manual_seed(0) for name in layers}  # places do not depend on other layers
     count = ceil(samples / len(volumes))
 
     def keep(name: str, layer: nn.Module, args: tuple[Any, ...]) -> None:
-        found[name].append(_patches(layer, args[0].detach(), count, generator))
+        found[name].append(_patches(layer, args[0].detach(), count, generators[name]))
 
     handles = [layer.register_forward_pre_hook(partial(keep, name)) for name, layer in layers.items()]
     try:
@@ -84,9 +84,14 @@ def _patches(layer: Any, x: Tensor, count: int, generator: torch.Generator) -> T
     return places[image, :, depth, height, width].flatten(2)
 
 
-def run_volumes(network: nn.Module, volumes: Sequence[Tensor]) -> None:
+def run_volumes(network: nn.Module, volumes: Sequence[Tensor], gradients: bool = False) -> None:
     """
     Run a network in eval mode on volumes, for its hooks.
+
+    Args:
+        network: the network; it is as before afterwards.
+        volumes: its inputs, ``(N, C, D, H, W)``.
+        gradients: whether the hooks want gradients.
 
     Raises:
         ValueError: naming the volume that the network does not take, or that is not finite.
@@ -98,7 +103,8 @@ def run_volumes(network: nn.Module, volumes: Sequence[Tensor]) -> None:
             said = f"volumes[{number}] of {'x'.join(map(str, volume.shape))}"
             if not torch.isfinite(volume).all():
                 raise ValueError(f"{said} has values that are not finite.")
-            _run(network, volume, said)
+            with torch.set_grad_enabled(gradients):
+                _run(network, volume, said)
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -106,8 +112,7 @@ def run_volumes(network: nn.Module, volumes: Sequence[Tensor]) -> None:
 
 def _run(network: nn.Module, volume: Tensor, said: str) -> None:
     try:
-        with torch.no_grad():
-            network(volume)
+        network(volume)
     except Exception as error:  # what a network raises for a wrong input is its own choice
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"{type(network).__name__} does not take {said} ({reason}).") from error

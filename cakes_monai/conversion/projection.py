@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from cakes_monai.architecture import kernel_size
 from cakes_monai.conversion.replacement import sub_kernel_of
 
-__all__ = ["INITS", "Candidates", "project", "restrict"]
+__all__ = ["INITS", "Candidates", "fit_again", "project", "restrict"]
 
 #: Where the weights of a sub-kernel come from.
 INITS = ("project", "slice", "sum", "random")
@@ -31,11 +31,15 @@ class Candidates:
         kernels: for each sub-kernel ``(out_channels, in_channels, kD, kH, kW)``.
         shifts: for each sub-kernel what is added to the bias of each output channel.
         errors: part of the output's energy that is lost, ``(sub-kernels, out_channels)``, see :func:`restrict`.
+        outputs: what the dense kernels give for each patch, ``(patches, out_channels)``, if there were any.
+        centred: whether the mean of an output does not matter.
     """
 
     kernels: dict[str, Tensor]
     shifts: dict[str, Tensor]
     errors: Tensor
+    outputs: Tensor | None = None
+    centred: bool = False
 
 
 def restrict(
@@ -68,7 +72,7 @@ def restrict(
     ]
     shifts = {name: part.mean(0) if centred else none for name, part in zip(sub_kernels, missed, strict=True)}
     errors = [_relative(part - shifts[name], wanted, centred) for name, part in zip(sub_kernels, missed, strict=True)]
-    return Candidates(kernels, shifts, torch.stack(errors))
+    return Candidates(kernels, shifts, torch.stack(errors), wanted, centred)
 
 
 def project(kernel: Tensor, sub_kernels: Sequence[str], patches: Tensor, centred: bool) -> Candidates:
@@ -108,7 +112,36 @@ def project(kernel: Tensor, sub_kernels: Sequence[str], patches: Tensor, centred
         kernels[name] = sub_kernel_of(kernel, name).detach() + weights
         shifts[name] = shift
         errors.append(_relative(error, wanted, centred))
-    return Candidates(kernels, shifts, torch.stack(errors))
+    return Candidates(kernels, shifts, torch.stack(errors), wanted, centred)
+
+
+def fit_again(
+    fitted: Candidates, channels: Mapping[str, Tensor], patches: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """
+    Change sub-kernels so that they give what they were fitted to when they read something else.
+
+    A ridge regression as in :func:`project`, whose prior are the kernels as they are.
+
+    Args:
+        fitted: the sub-kernels, fitted to as many patches.
+        channels: output channels of each sub-kernel; only these are fitted.
+        patches: what the layer reads now at the places of the patches before, ``(patches, in_channels, 27)``.
+
+    Returns:
+        Kernels and shifts as in :class:`Candidates`; those of other channels are as before.
+    """
+    kernels, shifts = ({name: values[name].clone() for name in channels} for values in (fitted.kernels, fitted.shifts))
+    if len(patches) < _FEWEST:
+        return kernels, shifts
+    assert fitted.outputs is not None
+    for name, chosen in channels.items():
+        x, prior = patches[..., _taps(name)].double().flatten(1), kernels[name][chosen].double().flatten(1).T
+        missed = fitted.outputs[:, chosen] - x @ prior
+        change, shift, _ = _fit(x, missed, torch.zeros_like(prior), fitted.centred)
+        kernels[name][chosen] += change.view_as(kernels[name][chosen]).to(kernels[name])
+        shifts[name][chosen] = shift
+    return kernels, shifts
 
 
 def _fit(x: Tensor, missed: Tensor, summed: Tensor, centred: bool) -> tuple[Tensor, Tensor, Tensor]:

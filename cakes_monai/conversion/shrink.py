@@ -16,12 +16,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from cakes_monai.blocks.network_copy import copied
+from cakes_monai.conversion.channel_importance import channel_importance
 from cakes_monai.conversion.division import Channels, Division, Kernels, splits_of
 from cakes_monai.conversion.layer_budget import layer_budget
 from cakes_monai.conversion.layer_search import LayerSearch, Patterns, find_layers
 from cakes_monai.conversion.norm_statistics import recalibrate_norms
 from cakes_monai.conversion.patches import sample_patches, sampled_layers
 from cakes_monai.conversion.projection import INITS, Candidates, project, restrict
+from cakes_monai.conversion.refit import refit_layers
 from cakes_monai.conversion.replacement import DenseLayer, cakes_conv_like, dense_kernel, replace_layer, set_channels
 from cakes_monai.conversion.report import ShrinkReport, report_of
 
@@ -46,9 +48,10 @@ def shrink(
     """
     Replace the 3x3x3 convolutions of a network by CakesConvs that start from what these have learnt.
 
-    Every output channel gets the sub-kernel with which it loses least. Biases, strides, padding modes, types, devices
-    and the order of channels are kept, so the network's other layers stay as they are. Running statistics of
-    BatchNorms are corrected on the volumes.
+    Every output channel gets a sub-kernel with which the network loses least: what a channel loses of its own counts
+    by how much the network's output depends on it. Biases, strides, padding modes, types, devices and the order of
+    channels are kept, so the network's other layers stay as they are. Running statistics of BatchNorms are corrected on
+    the volumes.
 
     Args:
         network: any network; it is not changed.
@@ -56,8 +59,8 @@ def shrink(
             layers, e.g. ``{"3x3x3": 1, "1x3x3": 3}``; or a split for each layer to shrink, also an architecture.
         volumes: a few inputs of the network, ``(N, C, D, H, W)``, prepared as for inference.
         init: "project" fits the sub-kernels to what the layers read when the network runs on the volumes, by least
-            squares; "slice" keeps the taps of the dense kernel, "sum" adds up those of the axes that are dropped;
-            "random" starts anew.
+            squares, and then once more, layer after layer, to what they read in the shrunken network; "slice" keeps the
+            taps of the dense kernel, "sum" adds up those of the axes that are dropped; "random" starts anew.
         division: with a set, "even" gives each sub-kernel as many channels (the papers' manual setting), "best" as
             many as lose least. A larger sub-kernel never loses more, so "best" wants sub-kernels of one size or a
             budget.
@@ -95,8 +98,11 @@ def shrink(
     limit = None if budget is None else layer_budget(network, found.trace, layers, rule, budget)
     candidates = _candidates(network, found, layers, rule, init, images, samples)
     errors = {name: candidate.errors.cpu().numpy() for name, candidate in candidates.items()}
-    channels = rule.assign(errors, limit)
+    known = images and init != "random"
+    channels = rule.assign(errors, limit, channel_importance(network, layers, images) if known else None)
     shrunken = _replaced(network, channels, candidates if init != "random" else {})
+    if init == "project":
+        refit_layers(shrunken, network, found.trace, channels, candidates, images, samples)
     if images:
         recalibrate_norms(shrunken, network, images)
     origin: dict[str, Any] = {"stage": "shrink", "init": init, "division": division, "granularity": granularity}

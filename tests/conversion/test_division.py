@@ -86,6 +86,33 @@ def test_a_budget_is_kept() -> None:
     assert 48 <= sum(costs) <= 100
 
 
+def test_a_budget_goes_where_errors_count() -> None:
+    """Of two layers that lose the same, the one whose errors count ten times as much gets the 3x3x3 kernels."""
+    division = Division(["3x3x3", "1x1x3"], "best")
+    errors = np.array([[0.0] * 4, [0.5] * 4])
+    budget = Budget(4 * 27 + 4 * 3, {"a": (27, 3), "b": (27, 3)})
+    importance = {"a": np.full(4, 2.0), "b": np.full(4, 20.0)}
+    channels = division.assign({"a": errors, "b": errors}, budget, importance)
+    assert channels == {"a": {"1x1x3": (0, 1, 2, 3)}, "b": {"3x3x3": (0, 1, 2, 3)}}
+
+
+def test_important_channels_get_what_loses_least() -> None:
+    """Of channels that lose the same, the more important ones get the larger sub-kernel of an even division."""
+    division = Division(["3x3x3", "1x1x3"])
+    errors = {"layer": np.array([[0.0] * 4, [0.5] * 4])}
+    channels = division.assign(errors, importance={"layer": np.array([1.0, 0.0, 3.0, 2.0])})
+    assert channels["layer"] == {"3x3x3": (2, 3), "1x1x3": (0, 1)}
+
+
+def test_errors_count_where_nothing_seems_important() -> None:
+    """A channel on which no output depends still gets the sub-kernel with the smallest error."""
+    division = Division("2d", "best")
+    errors = losses(division, "layer", 8)
+    for importance in (np.zeros(8), np.array([1.0] + [0.0] * 7)):
+        channels = division.assign({"layer": errors}, importance={"layer": importance})["layer"]
+        assert total(errors, division, channels) == pytest.approx(errors.min(0).sum())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -35,6 +35,14 @@ def test_as_many_as_wanted_each_place_once() -> None:
     assert torch.equal(first["0"], second["0"])
 
 
+def test_places_do_not_depend_on_other_layers() -> None:
+    """A layer that is sampled again, alone, gives the same patches."""
+    layers = [nn.Conv3d(1, 1, 3, padding=1) for _ in range(2)]
+    network, volumes = nn.Sequential(*layers), [torch.randn(1, 1, 8, 8, 8) for _ in range(2)]
+    both = sample_patches(network, {"0": layers[0], "1": layers[1]}, volumes, 20)
+    assert torch.equal(both["1"], sample_patches(network, {"1": layers[1]}, volumes, 20)["1"])
+
+
 def test_the_network_is_as_before() -> None:
     """Modes, hooks, statistics and torch's generator are untouched, and it runs in eval mode without gradients."""
     conv = nn.Conv3d(1, 1, 3, padding=1)
