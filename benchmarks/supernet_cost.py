@@ -1,6 +1,13 @@
 # Copyright (c) The cakes-monai authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Time and peak memory of a training step of CAKES and its super-networks, over those of the dense 3D network."""
+"""
+Time and peak memory of a training step of CAKES and its super-networks, over those of the dense 3D network.
+
+    python benchmarks/supernet_cost.py --amp --execution native   # measures one setting, networks in turns
+    python benchmarks/supernet_cost.py --table                    # prints all settings that were measured
+
+Results are in benchmarks/results/supernet_cost.json, one entry for each setting.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +31,8 @@ from cakes_monai.blocks import SampledPaths, draw_paths, set_execution
 from cakes_monai.nets import C2FNAS, C2FNASSupernet
 from cakes_monai.search import manual_architecture
 
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "supernet_cost.json"
 NETWORKS = ("dense 3D", "manual", "performance", "cost")
 
 
@@ -39,9 +48,15 @@ def main(
     steps: Annotated[int, typer.Option(min=1, help="Measured steps of each network, taken in turns.")] = 7,
     amp: Annotated[bool, typer.Option(help="bfloat16.")] = False,
     networks: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(NETWORKS),
-    output: Annotated[Path | None, typer.Option(help="JSON file to write; one entry for each setting.")] = None,
+    granularity: Annotated[int, typer.Option(min=1, help="Of the manual network's split.")] = 1,
+    output: Annotated[Path, typer.Option(help="JSON file of the results.")] = RESULTS,
+    table: Annotated[bool, typer.Option("--table", help="Only print what was measured.")] = False,
 ) -> None:
     """Measure, print and write."""
+    known = json.loads(output.read_text(encoding="utf-8")) if output.exists() else []
+    if table:
+        typer.echo(_table(known))
+        return
     device = "cuda" if torch.cuda.is_available() else "cpu"
     names = networks.split(",")
     setting: dict[str, Any] = {
@@ -50,6 +65,7 @@ def main(
         "init_filters": init_filters,
         "sub_kernels": sub_kernels,
         "execution": execution,
+        "granularity": granularity,
         "amp": amp,
         "compile": compiled,
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
@@ -71,18 +87,34 @@ def main(
         for name in names
     }
     first = rows[names[0]]
-    for name, row in rows.items():
+    for row in rows.values():
         row["time_ratio"], row["memory_ratio"] = row["seconds"] / first["seconds"], row["mib"] / first["mib"]
-        typer.echo(
-            f"{name:12} {row['seconds'] * 1e3:9.1f} ms  x{row['time_ratio']:.2f}   "
-            f"{row['mib']:9.1f} MiB  x{row['memory_ratio']:.2f}"
-        )
-    if output is not None:
-        with written_whole(output) as temporary:
-            known = json.loads(output.read_text(encoding="utf-8")) if output.exists() else []
-            others = [entry for entry in known if entry["setting"] != json.loads(json.dumps(setting))]
-            content = [*others, {"setting": setting, "networks": rows}]
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    entry = {"setting": json.loads(json.dumps(setting)), "networks": rows}
+    typer.echo(_table([entry]))
+    with written_whole(output) as temporary:
+        others = [old for old in known if old["setting"] != entry["setting"]]
+        temporary.write_text(json.dumps([*others, entry], indent=1) + "\n", encoding="utf-8")
+
+
+def _table(entries: list[dict[str, Any]]) -> str:
+    """Medians in Markdown: seconds and MiB, and in parentheses over the first network."""
+    names = list(dict.fromkeys(name for entry in entries for name in entry["networks"]))
+    lines = [f"| filters | patches | type | mode | execution | {' | '.join(names)} |", "|---" * (5 + len(names)) + "|"]
+    for entry in entries:
+        setting = entry["setting"]
+        size = "x".join(map(str, setting["size"]))
+        cells = [str(setting["init_filters"]), f"{setting['batch_size']} of {size}"]
+        cells += ["bfloat16" if setting["amp"] else "float32", "compiled" if setting["compile"] else "eager"]
+        coarse = f", multiples of {setting['granularity']}" if setting["granularity"] > 1 else ""
+        cells.append(f"{setting['execution']}{coarse}")
+        for row in (entry["networks"].get(name) for name in names):
+            text = (
+                row
+                and f"{row['seconds']:.2f} s ({row['time_ratio']:.2f}), {row['mib']:.0f} ({row['memory_ratio']:.2f})"
+            )
+            cells.append(text or "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _network(name: str, setting: dict[str, Any]) -> nn.Module:
@@ -91,7 +123,7 @@ def _network(name: str, setting: dict[str, Any]) -> nn.Module:
     if name == "dense 3D":
         return set_execution(C2FNAS(1, 3, dense, filters), "dense")
     if name == "manual":
-        manual = manual_architecture(setting["sub_kernels"], init_filters=filters)
+        manual = manual_architecture(setting["sub_kernels"], setting["granularity"], filters)
         return set_execution(C2FNAS(1, 3, manual, filters), setting["execution"])
     network = C2FNASSupernet(1, 3, dense.topology, setting["sub_kernels"], name, filters)
     return set_execution(network, setting["execution"] if name == "performance" else "separate")

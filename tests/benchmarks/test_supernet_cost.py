@@ -33,3 +33,8 @@ def test_steps_are_measured_and_kept(benchmark: Any, tmp_path: Path) -> None:
     assert (dense["time_ratio"], dense["memory_ratio"]) == (1.0, 1.0)
     assert performance["time_ratio"] == performance["seconds"] / dense["seconds"]
     assert all(len(row["all_seconds"]) == 2 and row["mib"] > 1 for row in (dense, performance))
+    printed = CliRunner().invoke(app, ["--table", "--output", str(output)]).output.splitlines()
+    assert printed[0].endswith("| dense 3D | performance |")
+    ratio, memory = performance["time_ratio"], performance["memory_ratio"]
+    assert printed[2].startswith("| 4 | 1 of 32x32x32 | float32 | eager | dense | ")
+    assert printed[2].endswith(f" s ({ratio:.2f}), {performance['mib']:.0f} ({memory:.2f}) |")
