@@ -8,8 +8,8 @@ Networks trained on the hippocampus, shrunken in three ways and trained on for a
 
 All three ways use all seven sub-kernels and the same multiply-adds: "by hand" divides channels evenly, "least squares"
 by what each layer loses on training volumes, "by search" by the gates of a super-network that starts from the trained
-weights. The dense network is trained on as well. Everything is run by copies of the hippocampus bundle; weights are
-those of the last epoch, so the held-out fold chooses nothing.
+weights. All are trained on at a tenth of the learning rate, the dense network as well. Everything is run by copies of
+the hippocampus bundle; weights are those of the last epoch, so the held-out fold chooses nothing.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ PATCH = (32, 48, 32)
 TIMED = (1, 1, 64, 96, 64)  # eight patches
 WIDER = 4  # times the channels, as networks for larger images have them
 VOLUMES = 4
+SLOWER = 10  # how much shorter, and at how much lower a rate, networks are trained on, as shrink_bundle has it
 WIDTHS = ("filters", "channels", "init_filters")
 ENGINE_NAMES = ("torch", "planned", "openvino", "onnxruntime")
 KERNELS = "123d"
@@ -127,7 +128,8 @@ def main(
         raise typer.BadParameter("needed unless --table is given.", param_hint="--dataset-dir")
     chosen = [name for name in BACKBONES if name in backbones.split(",")]
     files = {name: results / f"shrinking_{name.lower()}.json" for name in chosen}
-    settings = {name: {"network": BACKBONES[name], "epochs": epochs, "search_epochs": search_epochs} for name in chosen}
+    lengths = {"epochs": epochs, "search_epochs": search_epochs, "slower": SLOWER}
+    settings = {name: {"network": BACKBONES[name], **lengths} for name in chosen}
     deadline = time.monotonic() + 60 * minutes
     for seed in () if table or dataset_dir is None else SEEDS:
         for name in chosen:
@@ -227,6 +229,7 @@ def _copy_with_network(network: dict[str, Any], folder: Path, epochs: int) -> No
         content = json.loads(file.read_text(encoding="utf-8")) | {"network_def": network}
         if name == "train.json":
             content["max_epochs"] = epochs
+            rate = content["learning_rate"] / SLOWER
             checkpoint = next(h for h in content["train"]["handlers"] if "TrainingCheckpoint" in h["_target_"])
             checkpoint["identity"]["architecture"] = network["_target_"]
         if name == "search.json":
@@ -236,7 +239,7 @@ def _copy_with_network(network: dict[str, Any], folder: Path, epochs: int) -> No
         file.write_text(json.dumps(content, indent=4), encoding="utf-8")
     loaded = "$@network.load_state_dict(torch.load(@bundle_root + '/models/model.pt'))"
     initialize = json.loads((folder / "configs" / "train.json").read_text())["initialize"]
-    tuning = {"max_epochs": math.ceil(epochs / 10), "initialize": [*initialize, loaded]}
+    tuning = {"max_epochs": math.ceil(epochs / SLOWER), "learning_rate": rate, "initialize": [*initialize, loaded]}
     (folder / "configs" / "finetune.json").write_text(json.dumps(tuning, indent=4), encoding="utf-8")
 
 

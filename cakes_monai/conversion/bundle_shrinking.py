@@ -26,7 +26,7 @@ __all__ = ["shrink_bundle"]
 _NETWORK = "network_def"
 _SPLITS = "configs/shrunken.json"
 _WEIGHTS = "models/model.pt"
-_SHORTER = 10  # times fewer epochs for fine-tuning
+_SHORTER = 10  # times fewer epochs for fine-tuning, at a learning rate so much lower
 
 
 def shrink_bundle(
@@ -43,7 +43,8 @@ def shrink_bundle(
     The network of the bundle is its ``network_def`` (that of the inference configuration, if there are several) with
     ``models/model.pt``. In the copy each configuration with that ``network_def`` builds the shrunken network from
     ``configs/shrunken.json``; metadata.json says what was done. Where the bundle has a training configuration with a
-    number of ``max_epochs``, ``configs/finetune.json`` after it starts from the shrunken weights for a tenth of them.
+    number of ``max_epochs``, ``configs/finetune.json`` after it starts from the shrunken weights for a tenth of them,
+    and at a tenth of the learning rate, so that it does not undo what they start from.
 
     A configuration can run any Python code; give only bundles that you trust.
 
@@ -139,13 +140,19 @@ def _rewrite(bundle: Path, configs: Mapping[str, dict[str, Any]], network: Any) 
         _write(bundle / "configs" / "finetune.json", {**schedule, _NETWORK: loaded})
 
 
-def _short_schedule(training: Mapping[str, Any]) -> dict[str, int]:
-    """A tenth of the epochs, under the name that the configuration has for them."""
+def _short_schedule(training: Mapping[str, Any]) -> dict[str, float]:
+    """A tenth of the epochs and of the learning rate, under the names that the configuration has for them."""
     epochs = {name: training.get(name) for name in ("max_epochs", "epochs")}
     trainer = training.get("train", {}).get("trainer", {})
     epochs["train#trainer#max_epochs"] = trainer.get("max_epochs") if isinstance(trainer, dict) else None
     numbers = {name: number for name, number in epochs.items() if isinstance(number, int)}
-    return {name: math.ceil(number / _SHORTER) for name, number in numbers.items()}
+    if not numbers:
+        return {}
+    rates = {name: training.get(name) for name in ("learning_rate", "lr")}
+    optimizer = training.get("optimizer", {})
+    rates["optimizer#lr"] = optimizer.get("lr") if isinstance(optimizer, dict) else None
+    lower = {name: rate / _SHORTER for name, rate in rates.items() if isinstance(rate, float)}
+    return {name: math.ceil(number / _SHORTER) for name, number in numbers.items()} | lower
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ def test_the_table_has_what_the_file_has(benchmark: Any, tmp_path: Path) -> None
         for seed, tuned in enumerate(scores):
             costs = {"params": 2_000_000, "multiply_adds": 500_000_000, "replaceable": 0.75, "architecture": None}
             runs[f"{row}/{seed}"] = {"before": 0.79, "shrunken": 0.5, "tuned": tuned, **costs}
-    settings = {"network": benchmark.BACKBONES["UNet"], "epochs": 10, "search_epochs": 4}
+    settings = {"network": benchmark.BACKBONES["UNet"], "epochs": 10, "search_epochs": 4, "slower": 10}
     content = {"settings": settings, "versions": {}, "runs": runs, "latency": {"dense": 1.0, "by hand": 1.2}}
     content |= {"wide_latency": {"dense": 1.0, "by hand": 0.7}, "engines": {"narrow": {"by hand": "openvino"}}}
     (tmp_path / "shrinking_unet.json").write_text(json.dumps(content))

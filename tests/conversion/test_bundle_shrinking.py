@@ -56,7 +56,14 @@ def unet_bundle(tmp_path: Path) -> Path:
         "transforms": [{"_target_": "LoadImaged", "keys": "image", "ensure_channel_first": True}],
     }
     inference = {"imports": ["$import math"], "bundle_root": ".", "classes": "$math.floor(2.5)", "network_def": UNET}
-    train = {"bundle_root": ".", "classes": 2, "max_epochs": 45, "network_def": UNET, "network_def#dropout": 0.0}
+    train = {
+        "bundle_root": ".",
+        "classes": 2,
+        "max_epochs": 45,
+        "lr": 0.5,
+        "network_def": UNET,
+        "network_def#dropout": 0.0,
+    }
     metadata = {"version": "1.0.9", "changelog": {"1.0.9": "first"}, "name": "unet"}
     return written(
         tmp_path / "unet",
@@ -103,10 +110,11 @@ def test_the_copy_has_the_shrunken_network(unet_bundle: Path, tmp_path: Path) ->
 
 
 def test_fine_tuning_starts_from_the_shrunken_weights(unet_bundle: Path, tmp_path: Path) -> None:
-    """finetune.json after train.json gives a tenth of the epochs and the network with its weights."""
+    """finetune.json after train.json gives a tenth of the epochs and of the rate, and the network with its weights."""
     shrink_bundle(unet_bundle, tmp_path / "small", "12d", init="slice", input_shape=(1, 1, 16, 16, 16))
     finetune = json.loads((tmp_path / "small" / "configs" / "finetune.json").read_text())
     assert finetune["max_epochs"] == 5
+    assert finetune["lr"] == 0.05
     weights = torch.load(tmp_path / "small" / "models" / "model.pt", weights_only=True)
     loaded = network_of(tmp_path / "small", "train.json", "finetune.json")
     torch.testing.assert_close(loaded.state_dict(), weights, rtol=0, atol=0)
