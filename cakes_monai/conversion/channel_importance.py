@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -18,6 +19,8 @@ from cakes_monai.conversion.patches import run_volumes
 from cakes_monai.conversion.replacement import DenseLayer
 
 __all__ = ["channel_importance"]
+
+logger = logging.getLogger(__name__)
 
 
 def channel_importance(
@@ -37,12 +40,10 @@ def channel_importance(
         volumes: inputs of the network, ``(N, C, D, H, W)``. A forward and a backward pass of one is done at a time.
 
     Returns:
-        For each layer ``(out_channels,)``.
-
-    Raises:
-        ValueError: as :func:`~cakes_monai.conversion.patches.run_volumes`.
+        For each layer ``(out_channels,)``; zeros for a network that has no derivatives, which is logged.
     """
-    found = {name: np.zeros(layer.out_channels) for name, layer in layers.items()}
+    nothing = {name: np.zeros(layer.out_channels) for name, layer in layers.items()}
+    found = {name: values.copy() for name, values in nothing.items()}
     given: list[tuple[str, Tensor]] = []
     generator = torch.Generator().manual_seed(0)
 
@@ -52,6 +53,8 @@ def channel_importance(
 
     def add(_: nn.Module, __: Any, output: Any) -> None:
         ends = [end for end in tensors_in(output) if end.requires_grad]
+        if not ends:
+            raise ValueError("the output does not depend on the convolutions by a derivative")
         signs = [torch.randint(2, end.shape, generator=generator).to(end) * 2 - 1 for end in ends]
         gradients = torch.autograd.grad(ends, [y for _, y in given], signs, allow_unused=True)
         for (name, y), gradient in zip(given, gradients, strict=True):
@@ -64,6 +67,9 @@ def channel_importance(
     handles.append(network.register_forward_hook(add))
     try:
         run_volumes(network, volumes, gradients=True)
+    except ValueError as error:  # that of the network; it did run on the volumes without derivatives
+        logger.warning("All channels count the same: %s", error)
+        return nothing
     finally:
         for handle in handles:
             handle.remove()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from cakes_monai.conversion import shrink
 from cakes_monai.conversion.channel_importance import channel_importance
 
 
@@ -60,6 +61,33 @@ def test_the_network_is_as_before() -> None:
     assert not layer._forward_hooks
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in network.parameters())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+class Overwritten(nn.Module):
+    """Runs, but cannot be differentiated: the sigmoid's result is changed in place."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sigmoid().mul_(2)
+
+
+class Labels(nn.Module):
+    """Gives labels, which have no derivatives."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.argmax(1)
+
+
+@pytest.mark.parametrize(("last", "reason"), [(Overwritten(), "inplace operation"), (Labels(), "by a derivative")])
+def test_without_derivatives(last: nn.Module, reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A network that has none counts zeros, says why, and is shrunk all the same."""
+    network, volume = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), last), torch.randn(1, 1, 6, 6, 6)
+    found = channel_importance(network, {"0": network[0]}, [volume])
+    np.testing.assert_array_equal(found["0"], np.zeros(4))
+    assert "All channels count the same: Sequential does not take volumes[0]" in caplog.text
+    assert reason in caplog.text
+    assert not network[0]._forward_hooks
+    _, report = shrink(network, "1d", [volume], keep_ends=False)
+    assert report.layers[0].split.as_dict() == {"3x1x1": 2, "1x3x1": 1, "1x1x3": 1}
 
 
 def test_layers_without_a_way_to_the_output() -> None:
