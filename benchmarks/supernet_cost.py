@@ -107,14 +107,13 @@ def _table(entries: list[dict[str, Any]]) -> str:
         cells += ["bfloat16" if setting["amp"] else "float32", "compiled" if setting["compile"] else "eager"]
         coarse = f", multiples of {setting['granularity']}" if setting["granularity"] > 1 else ""
         cells.append(f"{setting['execution']}{coarse}")
-        for row in (entry["networks"].get(name) for name in names):
-            text = (
-                row
-                and f"{row['seconds']:.2f} s ({row['time_ratio']:.2f}), {row['mib']:.0f} ({row['memory_ratio']:.2f})"
-            )
-            cells.append(text or "")
+        cells += [_cell(entry["networks"][name]) if name in entry["networks"] else "" for name in names]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _cell(row: dict[str, float]) -> str:
+    return f"{row['seconds']:.2f} s ({row['time_ratio']:.2f}), {row['mib']:.0f} ({row['memory_ratio']:.2f})"
 
 
 def _network(name: str, setting: dict[str, Any]) -> nn.Module:

@@ -102,8 +102,8 @@ def shrink(
     channels = rule.assign(errors, limit, channel_importance(network, layers, images) if known else None)
     shrunken = _replaced(network, channels, candidates if init != "random" else {})
     if init == "project":
-        refit_layers(shrunken, network, found.trace, channels, candidates, images, samples)
-    if images:
+        refit_layers(shrunken, network, found.trace, channels, candidates, images, samples)  # and its norms
+    elif images:
         recalibrate_norms(shrunken, network, images)
     origin: dict[str, Any] = {"stage": "shrink", "init": init, "division": division, "granularity": granularity}
     origin |= {"budget": None if budget is None else dict(budget), "volumes": len(images)}
