@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import re
@@ -19,12 +20,17 @@ from typing import Any
 import monai
 import torch
 from scipy.stats import ttest_ind
-from torch import Tensor
+from torch import Tensor, nn
 
 from cakes_monai.atomic_file import written_whole
+from cakes_monai.inference.engines import ENGINES, build_checked
+from cakes_monai.inference.engines.engine_choice import DisagreementError
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (0, 1, 2)
+ENGINE_NAMES = ("torch", "planned", "openvino", "onnxruntime")
+#: Times of the rows over that of the reference, and the engines that ran them, by the heading of a column.
+Times = dict[str, dict[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ class SeededTable:
         path: Path,
         settings: dict[str, Any],
         piece: Callable[[Row, int], dict[str, Any]],
-        latency: Callable[[dict[str, Any]], dict[str, float]],
+        times: Callable[[dict[str, Any]], Times],
         minutes: float,
         only: str = "",
         seeds: Iterable[int] = SEEDS,
@@ -100,13 +106,13 @@ class SeededTable:
                 if missing and only in row.name and time.monotonic() < deadline:
                     content["runs"][f"{row.name}/{seed}"] = piece(row, seed)
                     write_results(path, content)
-        content["latency"] = latency(content)
+        content["times"] = times(content)
         write_results(path, content)
 
     def text(self, content: dict[str, Any]) -> str:
         """The table in Markdown; rows that lack seeds are marked."""
         titles = ["row", "seeds", self.score.title, f"difference to {self.reference} (p)"]
-        titles += [*(column.title for column in self.columns), f"time / {self.reference}"]
+        titles += [*(column.title for column in self.columns), *content["times"]]
         lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
         scores = {row.name: self._scores(content, row) for row in self.rows}
         for row in self.rows:
@@ -120,9 +126,12 @@ class SeededTable:
             cells = [row.name, seeds, f"{statistics.mean(values):.2f}{spread}"]
             cells.append("" if row.name == self.reference else _difference(values, scores[self.reference]))
             cells += [f"{statistics.mean(map(column.value, runs)):.{column.digits}f}" for column in self.columns]
-            ratio = content["latency"].get(row.name)
-            cells.append("" if ratio is None else f"{ratio:.2f}")
+            ratios = [times["ratios"].get(row.name) for times in content["times"].values()]
+            cells += ["" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
             lines.append(f"| {' | '.join(cells)} |")
+        for title, times in content["times"].items():
+            if engines := times.get("engines"):
+                lines += ["", f"Engines, {title}: {', '.join(f'{name} {engine}' for name, engine in engines.items())}."]
         return "\n".join(lines)
 
     def _scores(self, content: dict[str, Any], row: Row) -> list[float]:
@@ -147,7 +156,7 @@ def read_results(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The results so far; exit when they are those of another recipe."""
     versions = {"python": platform.python_version(), "torch": str(torch.__version__), "monai": monai.__version__}
     if not path.exists():
-        return {"settings": settings, "versions": versions, "runs": {}, "latency": {}}
+        return {"settings": settings, "versions": versions, "runs": {}, "times": {}}
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if content["settings"] != settings:
         raise SystemExit(f"{path}: has results with {content['settings']}, this is {settings}; use --results.")
@@ -176,20 +185,50 @@ def run_bundle(bundle: Path, folder: Path, files: Iterable[str], **options: Any)
         subprocess.run(command, stdout=log, stderr=log, check=True)
 
 
-def time_ratios(
-    networks: Mapping[str, Callable[[Tensor], Any]], x: Tensor, reference: str, rounds: int = 9
+def eager_times(networks: Mapping[str, nn.Module], x: Tensor, reference: str) -> dict[str, dict[str, Any]]:
+    """Time of a forward pass of each network over that of the reference, in turns in one run."""
+    return {"ratios": _ratios(networks, x, reference)}
+
+
+def fastest_times(networks: Mapping[str, nn.Module], x: Tensor, reference: str) -> dict[str, dict[str, Any]]:
+    """The same with each network on the float32 engine that is fastest for it, and the names of these engines."""
+    runs: dict[str, Callable[[Tensor], Any]] = {}
+    for name, network in networks.items():
+        for engine in ENGINE_NAMES:
+            if ENGINES[engine].missing("cpu") is None:
+                with contextlib.suppress(DisagreementError):  # OpenVINO on C2FNAS with random weights
+                    runs[f"{name}/{engine}"] = build_checked(ENGINES[engine], network, x, torch.float32)
+    ratios = _ratios(runs, x, f"{reference}/torch")
+    best = {name: min((r for r in ratios if r.startswith(f"{name}/")), key=ratios.__getitem__) for name in networks}
+    return {
+        "ratios": {name: ratios[key] / ratios[best[reference]] for name, key in best.items()},
+        "engines": {name: key.rpartition("/")[2] for name, key in best.items()},
+    }
+
+
+def _ratios(
+    runs: Mapping[str, Callable[[Tensor], Any]], x: Tensor, reference: str, rounds: int = 9
 ) -> dict[str, float]:
-    """Time of a forward pass over that of the reference, all measured in turns in this process; medians."""
-    times: dict[str, list[float]] = {name: [] for name in networks}
+    """Medians of the times over that of the reference."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
     with torch.inference_mode():
         for round_number in range(rounds + 2):
-            for name, network in networks.items():
+            for name, run in runs.items():
                 start = time.perf_counter()
-                network(x)
+                run(x)
                 if round_number >= 2:  # the first ones choose algorithms
                     times[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(values) for name, values in times.items()}
-    return {name: medians[name] / medians[reference] for name in sorted(networks)}
+    return {name: medians[name] / medians[reference] for name in sorted(runs)}
+
+
+def wider(architecture: Mapping[str, Any], times: int) -> dict[str, Any]:
+    """Architecture of a backbone, as in its file, for ``times`` as many channels: all sub-kernels keep their shares."""
+    layers = {
+        name: [{kernel: times * count for kernel, count in split.items()} for split in layer]
+        for name, layer in architecture["layers"].items()
+    }
+    return {**architecture, "layers": layers}
 
 
 def measured_architectures(content: dict[str, Any], reference: str) -> dict[str, Any]:

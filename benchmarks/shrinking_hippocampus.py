@@ -14,12 +14,10 @@ the hippocampus bundle; weights are those of the last epoch, so the held-out fol
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import shutil
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,18 +30,18 @@ from seeded_rows import (
     Column,
     Row,
     SeededTable,
+    Times,
+    fastest_times,
     read_results,
     run_bundle,
     run_folder,
-    time_ratios,
+    wider,
 )
 from torch import nn
 
 from cakes_monai.backbone_architecture import BackboneArchitecture
 from cakes_monai.conversion import ShrinkReport, network_cost, rebuild, shrink, shrink_bundle, to_supernet
 from cakes_monai.data import decathlon_fold
-from cakes_monai.inference.engines import ENGINES, build_checked
-from cakes_monai.inference.engines.engine_choice import DisagreementError
 
 BUNDLE = ROOT / "bundles" / "hippocampus_mr_c2fnas_cakes"
 PATCH = (32, 48, 32)
@@ -52,7 +50,6 @@ WIDER = 4  # times the channels, as networks for larger images have them
 VOLUMES = 4
 SLOWER = 10  # how much shorter, and at how much lower a rate, networks are trained on, as shrink_bundle has it
 WIDTHS = ("filters", "channels", "init_filters")
-ENGINE_NAMES = ("torch", "planned", "openvino", "onnxruntime")
 KERNELS = "123d"
 DENSE, HAND, LEAST_SQUARES, SEARCH = "dense", "by hand", "least squares", "by search"
 INSTANCE = ["INSTANCE", {"affine": True}]
@@ -137,13 +134,9 @@ def main(
         for name in chosen:
             pieces = Pieces(name, dataset_dir.resolve(), runs, epochs, search_epochs)
             left = (deadline - time.monotonic()) / 60
-            TABLE.run(files[name], settings[name], pieces.piece, fastest, left, seeds=(seed,))
+            TABLE.run(files[name], settings[name], pieces.piece, times, left, seeds=(seed,))
     for name in chosen:
-        content = read_results(files[name], settings[name])
-        typer.echo(f"\n{name}\n\n{TABLE.text(content)}\n")
-        if "engines" in content:
-            times = ", ".join(f"{row} {ratio:.2f}" for row, ratio in content["wide_latency"].items())
-            typer.echo(f"Time over dense with {WIDER} times the channels: {times}. Engines: {content['engines']}")
+        typer.echo(f"\n{name}:\n\n{TABLE.text(read_results(files[name], settings[name]))}")
 
 
 class Pieces:
@@ -256,11 +249,7 @@ def build(backbone: str, splits: dict[str, Any] | None, times: int = 1) -> nn.Mo
     network: nn.Module = ConfigParser({"network": definition}).get_parsed_content("network")
     if splits is None:
         return network.eval()
-    layers = {
-        name: [{kernel: times * count for kernel, count in split.items()} for split in layer]
-        for name, layer in splits["layers"].items()
-    }
-    return rebuild(network, splits | {"layers": layers}).eval()
+    return rebuild(network, wider(splits, times)).eval()
 
 
 def _scaled(value: Any, times: int) -> Any:
@@ -279,38 +268,23 @@ def _replaceable(backbone: str) -> float:
     return sum(layer.before.multiply_adds for layer in report.layers) / report.before.multiply_adds
 
 
-def fastest(content: dict[str, Any]) -> dict[str, float]:
+def times(content: dict[str, Any]) -> Times:
     """
-    Time of each row over the dense network, each on the engine that is fastest for it, all in turns in one run.
+    Time of each row over the dense network, with these channels and with ``WIDER`` times as many.
 
     The splits are those of the first seed, so what was measured with it stays.
     """
-    if "wide_latency" in content:
-        return dict(content["latency"])
+    if content["times"]:
+        return dict(content["times"])
     found = {row.name: content["runs"].get(f"{row.name}/{SEEDS[0]}") for row in TABLE.rows}
     if None in found.values():
         return {}
     backbone = next(name for name, network in BACKBONES.items() if network == content["settings"]["network"])
-    splits = {name: run["architecture"] for name, run in found.items()}
-    narrow, wide = (_fastest(backbone, splits, times) for times in (1, WIDER))
-    content["engines"] = {"narrow": narrow[1], "wide": wide[1]}
-    content["wide_latency"] = wide[0]
-    return narrow[0]
-
-
-def _fastest(backbone: str, splits: Mapping[str, Any], times: int) -> tuple[dict[str, float], dict[str, str]]:
-    """Ratios and engines."""
-    x, runs = torch.randn(TIMED), {}
-    for name, layers in splits.items():
-        network = build(backbone, layers, times)
-        for engine in ENGINE_NAMES:
-            if ENGINES[engine].missing("cpu") is None:
-                with contextlib.suppress(DisagreementError):  # OpenVINO on C2FNAS with random weights
-                    runs[f"{name}/{engine}"] = build_checked(ENGINES[engine], network, x, torch.float32)
-    ratios = time_ratios(runs, x, f"{DENSE}/torch", rounds=5)
-    best = {name: min((r for r in ratios if r.startswith(f"{name}/")), key=ratios.__getitem__) for name in splits}
-    engines = {name: key.rpartition("/")[2] for name, key in best.items()}
-    return {name: ratios[key] / ratios[best[DENSE]] for name, key in best.items()}, engines
+    x, measured = torch.randn(TIMED), {}
+    for title, factor in ((f"time / {DENSE}", 1), (f"time / {DENSE}, {WIDER} times wider", WIDER)):
+        networks = {name: build(backbone, run["architecture"], factor) for name, run in found.items()}
+        measured[title] = fastest_times(networks, x, DENSE)
+    return measured
 
 
 if __name__ == "__main__":

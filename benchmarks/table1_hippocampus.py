@@ -24,12 +24,14 @@ from seeded_rows import (
     Column,
     Row,
     SeededTable,
+    Times,
+    eager_times,
+    fastest_times,
     measured_architectures,
     read_results,
     run_bundle,
     run_folder,
     searched,
-    time_ratios,
 )
 
 from cakes_monai.architecture import Architecture
@@ -41,6 +43,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "table1_hippocampus.json"
 OUT_CHANNELS = 3
 PATCH = (32, 48, 32)
 REFERENCE = "3D"
+WIDTH = 32  # filters in the papers
 
 TABLE = SeededTable(
     rows=(
@@ -89,7 +92,7 @@ def main(
         if dataset_dir is None:
             raise typer.BadParameter("needed unless --table is given.", param_hint="--dataset-dir")
         data = dataset_dir.resolve()
-        TABLE.run(results, settings, lambda row, seed: _piece(row, seed, data, runs, settings), _latency, minutes, only)
+        TABLE.run(results, settings, lambda row, seed: _piece(row, seed, data, runs, settings), _times, minutes, only)
     typer.echo(TABLE.text(read_results(results, settings)))
 
 
@@ -123,13 +126,20 @@ def _piece(row: Row, seed: int, dataset_dir: Path, runs: Path, settings: dict[st
     return {"dice": dice, "params": cost.params, "paper_flops": cost.paper_flops, "architecture": found.to_json()}
 
 
-def _latency(content: dict[str, Any]) -> dict[str, float]:
-    filters = content["settings"]["init_filters"]
-    networks = {}
-    for name, found in measured_architectures(content, REFERENCE).items():
-        architecture = Architecture.published("c2fnas-3d", filters) if found is None else Architecture.from_json(found)
-        networks[name] = C2FNAS(1, OUT_CHANNELS, architecture, filters).eval()
-    return time_ratios(networks, torch.randn(1, 1, *PATCH), REFERENCE)
+def _times(content: dict[str, Any]) -> Times:
+    found = measured_architectures(content, REFERENCE)
+    filters, x = content["settings"]["init_filters"], torch.randn(1, 1, *PATCH)
+
+    def networks(width: int) -> dict[str, C2FNAS]:
+        dense = Architecture.published("c2fnas-3d", filters)
+        architectures = {name: Architecture.from_json(a) if a else dense for name, a in found.items()}
+        return {name: C2FNAS(1, OUT_CHANNELS, a.scaled(width), width).eval() for name, a in architectures.items()}
+
+    return {
+        f"time / {REFERENCE}, eager": eager_times(networks(filters), x, REFERENCE),
+        f"time / {REFERENCE}, fastest engine": fastest_times(networks(filters), x, REFERENCE),
+        f"time / {REFERENCE}, fastest engine, {WIDTH} filters": fastest_times(networks(WIDTH), x, REFERENCE),
+    }
 
 
 if __name__ == "__main__":

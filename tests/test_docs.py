@@ -9,6 +9,8 @@ import doctest
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,19 @@ def test_cost_table_is_what_the_command_prints() -> None:
     ):
         result = CliRunner().invoke(command, ["cost", "--json"])
         assert table("reproducing.md", heading) == shown_costs(json.loads(result.stdout))
+
+
+@pytest.mark.parametrize("command", [line for line in commands() if re.search("(?<!latency.py) --table", line)])
+def test_measured_tables_are_what_their_commands_print(command: str) -> None:
+    """Rows that a benchmark prints from its results are those of its section; latency.py prints for a terminal."""
+    printed = subprocess.run(
+        [sys.executable, *shlex.split(command)[1:]], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    page = (DOCS / "reproducing.md").read_text(encoding="utf-8")
+    (section,) = (part for part in page.split("\n## ") if command in part.splitlines())
+    rows = [line for line in printed if line.startswith("|")]
+    assert len(rows) > 2
+    assert [line for line in section.splitlines() if line.startswith("|")] == rows
 
 
 def shown_costs(rows: list[dict[str, Any]]) -> list[list[str]]:

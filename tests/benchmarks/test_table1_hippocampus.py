@@ -32,7 +32,10 @@ def results(tmp_path: Path) -> Path:
         "settings": {"init_filters": 8, "epochs": 10, "patch": [32, 48, 32]},
         "versions": {},
         "runs": {name: one(name, dice) for name, dice in scores.items()},
-        "latency": {"3D": 1.0, "CAKES manual 1,2,3D": 0.75},
+        "times": {
+            "eager": {"ratios": {"3D": 1.0, "CAKES manual 1,2,3D": 1.25}},
+            "fastest": {"ratios": {"3D": 1.0, "CAKES manual 1,2,3D": 0.75}, "engines": {"3D": "openvino"}},
+        },
     }
     path = tmp_path / "results.json"
     path.write_text(json.dumps(content))
@@ -45,9 +48,10 @@ def test_mean_spread_and_what_is_unfinished(repository: Path, results: Path) -> 
     dense = next(line for line in lines if line.startswith("| 3D |"))
     manual = next(line for line in lines if "manual 1,2,3D" in line)
     assert "| 3 of 3 | 89.00 ± 1.00 |" in dense
-    assert "| 1.400 | 2.000 | 1.00 |" in dense
+    assert "| 1.400 | 2.000 | 1.00 | 1.00 |" in dense
     assert "| 2 of 3, unfinished | 88.00 ± 1.41 | -1.00 (p " in manual
-    assert "0.75 |" in manual
+    assert manual.endswith("| 1.25 | 0.75 |")
+    assert "Engines, fastest: 3D openvino." in lines
     assert sum("0 of 3, unfinished" in line for line in lines) == 9
 
 

@@ -1,0 +1,61 @@
+# Copyright (c) The cakes-monai authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Times are those of the reference over, and of the engine that is fastest; wider networks keep their shares."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+
+@pytest.fixture
+def rows(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module of the scripts."""
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    return importlib.import_module("seeded_rows")
+
+
+class Sleeping(nn.Module):
+    """A network that takes a known time."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Its input, later."""
+        time.sleep(self.seconds)
+        return x
+
+
+def test_eager_times(rows: Any) -> None:
+    """Three times as long."""
+    networks = {"short": Sleeping(0.02), "long": Sleeping(0.06)}
+    ratios = rows.eager_times(networks, torch.zeros(1), "short")["ratios"]
+    assert ratios["short"] == 1
+    assert ratios["long"] == pytest.approx(3, rel=0.25)
+
+
+def test_fastest_times(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With torch as the only engine they are the eager ones; the engine of every network is named."""
+    monkeypatch.setattr(rows, "ENGINE_NAMES", ("torch",))
+    x = torch.zeros(1, 8, 16, 16, 16)
+    networks = {"dense": nn.Conv3d(8, 64, 3).eval(), "thin": nn.Conv3d(8, 64, (1, 1, 3)).eval()}
+    times = rows.fastest_times(networks, x, "dense")
+    assert times["engines"] == {"dense": "torch", "thin": "torch"}
+    assert times["ratios"]["dense"] == 1
+    assert times["ratios"]["thin"] < 1
+
+
+def test_wider(rows: Any) -> None:
+    """Every sub-kernel gets as many times the channels, in layers of several convolutions, too."""
+    narrow = {"format": 1, "layers": {"a": [{"3x3x3": 3, "1x3x3": 1}], "b": [{"1x3x3": 4}, {"3x1x1": 4}]}}
+    wide = {"a": [{"3x3x3": 12, "1x3x3": 4}], "b": [{"1x3x3": 16}, {"3x1x1": 16}]}
+    assert rows.wider(narrow, 4) == {"format": 1, "layers": wide}
+    assert narrow["layers"]["a"] == [{"3x3x3": 3, "1x3x3": 1}]
