@@ -149,7 +149,7 @@ def _difference(values: Sequence[float], reference: Sequence[float]) -> str:
     difference = f"{statistics.mean(values) - statistics.mean(reference):+.2f}"
     if min(len(values), len(reference)) < 2:
         return difference
-    return f"{difference} (p {ttest_ind(values, reference, equal_var=False).pvalue:.2f})"
+    return f"{difference} (p {ttest_ind(values, reference, equal_var=False).pvalue:.3f})"
 
 
 def read_results(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
