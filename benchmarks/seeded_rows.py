@@ -14,8 +14,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import monai
 import torch
@@ -25,12 +26,16 @@ from torch import Tensor, nn
 from cakes_monai.atomic_file import written_whole
 from cakes_monai.inference.engines import ENGINES, build_checked
 from cakes_monai.inference.engines.engine_choice import DisagreementError
+from cakes_monai.inference.timing import median_milliseconds
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (0, 1, 2)
+ROUNDS = 9
 ENGINE_NAMES = ("torch", "planned", "openvino", "onnxruntime")
 #: Times of the rows over that of the reference, and the engines that ran them, by the heading of a column.
 Times = dict[str, dict[str, dict[str, Any]]]
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,11 @@ class SeededTable:
         only: str = "",
         seeds: Iterable[int] = SEEDS,
     ) -> None:
-        """Train what is missing, all rows with the first seed first; start no piece after ``minutes``."""
+        """
+        Train what is missing, all rows with the first seed first; start no piece after ``minutes``.
+
+        Times are measured when a row has none. They are those of its first seed, so more seeds change nothing.
+        """
         content = read_results(path, settings)
         deadline = time.monotonic() + 60 * minutes
         for seed in seeds:
@@ -106,8 +115,13 @@ class SeededTable:
                 if missing and only in row.name and time.monotonic() < deadline:
                     content["runs"][f"{row.name}/{seed}"] = piece(row, seed)
                     write_results(path, content)
-        content["times"] = times(content)
-        write_results(path, content)
+        if not self._measured(content):
+            content["times"] = times(content)
+            write_results(path, content)
+
+    def _measured(self, content: dict[str, Any]) -> bool:
+        names = {row.name for row in self.rows if _runs(content, row)}
+        return bool(content["times"]) and all(names <= times["ratios"].keys() for times in content["times"].values())
 
     def text(self, content: dict[str, Any]) -> str:
         """The table in Markdown; rows that lack seeds are marked."""
@@ -185,41 +199,52 @@ def run_bundle(bundle: Path, folder: Path, files: Iterable[str], **options: Any)
         subprocess.run(command, stdout=log, stderr=log, check=True)
 
 
+def times_at_two_widths(
+    narrow: Mapping[str, nn.Module], wide: Mapping[str, nn.Module], x: Tensor, reference: str, width: str
+) -> Times:
+    """
+    Times of a table whose networks are small to be trained in little time.
+
+    Args:
+        narrow: the rows as they were trained.
+        wide: the same with as many channels as the papers have.
+        x: input of both.
+        reference: the row whose times the others are divided by.
+        width: what makes the wide ones wide, in words.
+    """
+    return {
+        f"time / {reference}, eager": eager_times(narrow, x, reference),
+        f"time / {reference}, fastest engine": fastest_times(narrow, x, reference),
+        f"time / {reference}, fastest engine, {width}": fastest_times(wide, x, reference),
+    }
+
+
 def eager_times(networks: Mapping[str, nn.Module], x: Tensor, reference: str) -> dict[str, dict[str, Any]]:
     """Time of a forward pass of each network over that of the reference, in turns in one run."""
-    return {"ratios": _ratios(networks, x, reference)}
+    medians = _medians(networks, x)
+    return {"ratios": {name: ms / medians[reference] for name, ms in medians.items()}}
 
 
 def fastest_times(networks: Mapping[str, nn.Module], x: Tensor, reference: str) -> dict[str, dict[str, Any]]:
     """The same with each network on the float32 engine that is fastest for it, and the names of these engines."""
-    runs: dict[str, Callable[[Tensor], Any]] = {}
+    runs: dict[tuple[str, str], Callable[[Tensor], Any]] = {}
     for name, network in networks.items():
         for engine in ENGINE_NAMES:
             if ENGINES[engine].missing("cpu") is None:
                 with contextlib.suppress(DisagreementError):  # OpenVINO on C2FNAS with random weights
-                    runs[f"{name}/{engine}"] = build_checked(ENGINES[engine], network, x, torch.float32)
-    ratios = _ratios(runs, x, f"{reference}/torch")
-    best = {name: min((r for r in ratios if r.startswith(f"{name}/")), key=ratios.__getitem__) for name in networks}
+                    runs[name, engine] = build_checked(ENGINES[engine], network, x, torch.float32)
+    medians = _medians(runs, x)
+    fastest = {name: min((ms, engine) for (row, engine), ms in medians.items() if row == name) for name in networks}
     return {
-        "ratios": {name: ratios[key] / ratios[best[reference]] for name, key in best.items()},
-        "engines": {name: key.rpartition("/")[2] for name, key in best.items()},
+        "ratios": {name: ms / fastest[reference][0] for name, (ms, _) in fastest.items()},
+        "engines": {name: engine for name, (_, engine) in fastest.items()},
     }
 
 
-def _ratios(
-    runs: Mapping[str, Callable[[Tensor], Any]], x: Tensor, reference: str, rounds: int = 9
-) -> dict[str, float]:
-    """Medians of the times over that of the reference."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    with torch.inference_mode():
-        for round_number in range(rounds + 2):
-            for name, run in runs.items():
-                start = time.perf_counter()
-                run(x)
-                if round_number >= 2:  # the first ones choose algorithms
-                    times[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    return {name: medians[name] / medians[reference] for name in sorted(runs)}
+def _medians(runs: Mapping[Key, Callable[[Tensor], Any]], x: Tensor) -> dict[Key, float]:
+    """Milliseconds of each."""
+    calls = [partial(run, x) for run in runs.values()]
+    return dict(zip(runs, median_milliseconds("rows", calls, x.device, ROUNDS), strict=True))
 
 
 def wider(architecture: Mapping[str, Any], times: int) -> dict[str, Any]:

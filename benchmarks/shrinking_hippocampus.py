@@ -134,7 +134,7 @@ def main(
         for name in chosen:
             pieces = Pieces(name, dataset_dir.resolve(), runs, epochs, search_epochs)
             left = (deadline - time.monotonic()) / 60
-            TABLE.run(files[name], settings[name], pieces.piece, times, left, seeds=(seed,))
+            TABLE.run(files[name], settings[name], pieces.piece, _times, left, seeds=(seed,))
     for name in chosen:
         typer.echo(f"\n{name}:\n\n{TABLE.text(read_results(files[name], settings[name]))}")
 
@@ -268,14 +268,8 @@ def _replaceable(backbone: str) -> float:
     return sum(layer.before.multiply_adds for layer in report.layers) / report.before.multiply_adds
 
 
-def times(content: dict[str, Any]) -> Times:
-    """
-    Time of each row over the dense network, with these channels and with ``WIDER`` times as many.
-
-    The splits are those of the first seed, so what was measured with it stays.
-    """
-    if content["times"]:
-        return dict(content["times"])
+def _times(content: dict[str, Any]) -> Times:
+    """Time of each row over the dense network, with these channels and with ``WIDER`` times as many."""
     found = {row.name: content["runs"].get(f"{row.name}/{SEEDS[0]}") for row in TABLE.rows}
     if None in found.values():
         return {}

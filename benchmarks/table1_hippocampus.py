@@ -25,13 +25,12 @@ from seeded_rows import (
     Row,
     SeededTable,
     Times,
-    eager_times,
-    fastest_times,
     measured_architectures,
     read_results,
     run_bundle,
     run_folder,
     searched,
+    times_at_two_widths,
 )
 
 from cakes_monai.architecture import Architecture
@@ -135,11 +134,7 @@ def _times(content: dict[str, Any]) -> Times:
         architectures = {name: Architecture.from_json(a) if a else dense for name, a in found.items()}
         return {name: C2FNAS(1, OUT_CHANNELS, a.scaled(width), width).eval() for name, a in architectures.items()}
 
-    return {
-        f"time / {REFERENCE}, eager": eager_times(networks(filters), x, REFERENCE),
-        f"time / {REFERENCE}, fastest engine": fastest_times(networks(filters), x, REFERENCE),
-        f"time / {REFERENCE}, fastest engine, {WIDTH} filters": fastest_times(networks(WIDTH), x, REFERENCE),
-    }
+    return times_at_two_widths(networks(filters), networks(WIDTH), x, REFERENCE, f"{WIDTH} filters")
 
 
 if __name__ == "__main__":

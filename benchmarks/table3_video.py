@@ -26,13 +26,12 @@ from seeded_rows import (
     Row,
     SeededTable,
     Times,
-    eager_times,
-    fastest_times,
     measured_architectures,
     read_results,
     run_bundle,
     run_folder,
     searched,
+    times_at_two_widths,
     wider,
 )
 
@@ -145,11 +144,7 @@ def _times(content: dict[str, Any]) -> Times:
         classes = CLASSES[settings["dataset"]]
         return {name: VideoResNet(a, classes, factor * width).eval() for name, a in architectures.items()}
 
-    return {
-        f"time / {REFERENCE}, eager": eager_times(networks(1), x, REFERENCE),
-        f"time / {REFERENCE}, fastest engine": fastest_times(networks(1), x, REFERENCE),
-        f"time / {REFERENCE}, fastest engine, {WIDER} times wider": fastest_times(networks(WIDER), x, REFERENCE),
-    }
+    return times_at_two_widths(networks(1), networks(WIDER), x, REFERENCE, f"{WIDER} times wider")
 
 
 if __name__ == "__main__":

@@ -59,3 +59,20 @@ def test_wider(rows: Any) -> None:
     wide = {"a": [{"3x3x3": 12, "1x3x3": 4}], "b": [{"1x3x3": 16}, {"3x1x1": 16}]}
     assert rows.wider(narrow, 4) == {"format": 1, "layers": wide}
     assert narrow["layers"]["a"] == [{"3x3x3": 3, "1x3x3": 1}]
+
+
+def test_times_are_measured_for_new_rows_only(rows: Any, tmp_path: Path) -> None:
+    """Once with the first seed of a row; neither for another seed nor for nothing new."""
+    table = rows.SeededTable((rows.Row("a"), rows.Row("b")), "a", rows.Column("score", lambda run: run["score"]), ())
+    measured: list[list[str]] = []
+
+    def times(content: dict[str, Any]) -> Any:
+        measured.append(sorted(content["runs"]))
+        return {"time": {"ratios": {key.rpartition("/")[0]: 1.0 for key in content["runs"]}}}
+
+    def run(only: str, seeds: tuple[int, ...]) -> None:
+        table.run(tmp_path / "results.json", {}, lambda _, seed: {"score": seed}, times, 1.0, only, seeds)
+
+    for only, seeds in (("a", (0,)), ("a", (0, 1)), ("b", (0,)), ("", (0, 1))):
+        run(only, seeds)
+    assert measured == [["a/0"], ["a/0", "a/1", "b/0"]]
