@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import doctest
 import json
 import re
@@ -118,6 +119,22 @@ def test_measured_tables_are_what_their_commands_print(command: str) -> None:
     rows = [line for line in printed if line.startswith("|")]
     assert len(rows) > 2
     assert [line for line in section.splitlines() if line.startswith("|")] == rows
+
+
+def test_accuracy_of_the_hippocampus_is_that_of_its_evaluation() -> None:
+    """The tables of both READMEs have what evaluate.json wrote to the bundle's results."""
+    with (BUNDLE / "docs" / "results" / "summary.csv").open(newline="") as file:
+        found = {(row["metric"], row["structure"]): row for row in csv.DictReader(file)}
+    pages = [path / "README.md" for path in (BUNDLE / "docs", REPOSITORY)]
+    texts = [page.read_text(encoding="utf-8").replace("**", "") for page in pages]
+    for structure in ("anterior", "posterior", "mean"):
+        dice = {name: float(found["Dice", structure][name]) for name in ("mean", "median", "min", "max")}
+        hd95, surface = (float(found[metric, structure]["mean"]) for metric in ("HD95 mm", "surface Dice"))
+        cells = " | ".join(f"{value:.4f}" for value in dice.values())
+        assert f"| {structure} | {cells} | {hd95:.2f} | {surface:.3f} |" in texts[0]
+        shown_dice = f"{dice['mean']:.3f} ({dice['min']:.3f} to {dice['max']:.3f})"
+        name = "mean of both" if structure == "mean" else structure
+        assert f"| {name} | {shown_dice} | {hd95:.2f} mm | {surface:.3f} |" in texts[1]
 
 
 def shown_costs(rows: list[dict[str, Any]]) -> list[list[str]]:
