@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,25 @@ def test_times_are_measured_for_new_rows_only(rows: Any, tmp_path: Path) -> None
     for only, seeds in (("a", (0,)), ("a", (0, 1)), ("b", (0,)), ("", (0, 1))):
         run(only, seeds)
     assert measured == [["a/0"], ["a/0", "a/1", "b/0"]]
+
+
+@pytest.mark.parametrize(("wrong", "builds"), [(0, 1), (2, 3), (9, 5)])
+def test_weights_are_drawn_anew_when_an_engine_disagrees(
+    rows: Any, monkeypatch: pytest.MonkeyPatch, wrong: int, builds: int
+) -> None:
+    """The same weights in another order, until the engine is right; one that never is has no time."""
+    network = nn.Conv3d(2, 2, 3)
+    seen: list[Tensor] = []
+
+    def build_checked(_: Any, built: nn.Module, *__: Any) -> nn.Module:
+        seen.append(torch.cat([parameter.detach().flatten() for parameter in built.parameters()]))
+        if len(seen) <= wrong:
+            raise rows.DisagreementError("rounding")
+        return built
+
+    monkeypatch.setattr(rows, "build_checked", build_checked)
+    assert (rows._built("torch", network, torch.zeros(1)) is None) == (wrong >= builds)
+    assert len(seen) == builds
+    for one, other in pairwise(seen):
+        assert not torch.equal(one, other)
+        torch.testing.assert_close(one.sort().values, other.sort().values, rtol=0, atol=0)
