@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import monai
 import torch
-from scipy.stats import ttest_ind
+from scipy.stats import ttest_ind, ttest_rel
 from torch import Tensor, nn
 
 from cakes_monai.atomic_file import written_whole
@@ -86,12 +86,16 @@ class SeededTable:
         reference: the row that the others are compared with.
         score: heading of the score, in per cent, and where it is in a run.
         columns: more columns.
+        runs: what the runs of a row differ in beside their seeds.
+        paired: whether runs of the same number are compared with each other, as those of a fold are.
     """
 
     rows: tuple[Row, ...]
     reference: str
     score: Column
     columns: tuple[Column, ...]
+    runs: str = "seeds"
+    paired: bool = False
 
     def run(
         self,
@@ -126,8 +130,8 @@ class SeededTable:
         return bool(content["times"]) and all(names <= times["ratios"].keys() for times in content["times"].values())
 
     def text(self, content: dict[str, Any]) -> str:
-        """The table in Markdown; rows that lack seeds are marked."""
-        titles = ["row", "seeds", self.score.title, f"difference to {self.reference} (p)"]
+        """The table in Markdown; rows that lack runs are marked."""
+        titles = ["row", self.runs, self.score.title, f"difference to {self.reference} (p)"]
         titles += [*(column.title for column in self.columns), *content["times"]]
         lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
         scores = {row.name: self._scores(content, row) for row in self.rows}
@@ -136,12 +140,14 @@ class SeededTable:
             if not runs:
                 lines.append(f"| {row.name} | 0 of {len(SEEDS)}, unfinished |" + " |" * (len(titles) - 2))
                 continue
-            values = scores[row.name]
+            values = list(scores[row.name].values())
             spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-            seeds = f"{len(runs)} of {len(SEEDS)}{'' if len(runs) == len(SEEDS) else ', unfinished'}"
-            cells = [row.name, seeds, f"{statistics.mean(values):.2f}{spread}"]
-            cells.append("" if row.name == self.reference else _difference(values, scores[self.reference]))
-            cells += [f"{statistics.mean(map(column.value, runs)):.{column.digits}f}" for column in self.columns]
+            done = f"{len(runs)} of {len(SEEDS)}{'' if len(runs) == len(SEEDS) else ', unfinished'}"
+            cells = [row.name, done, f"{statistics.mean(values):.2f}{spread}"]
+            difference = self._difference(scores[row.name], scores[self.reference])
+            cells.append("" if row.name == self.reference else difference)
+            for column in self.columns:
+                cells.append(f"{statistics.mean(map(column.value, runs.values())):.{column.digits}f}")
             ratios = [times["ratios"].get(row.name) for times in content["times"].values()]
             cells += ["" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
             lines.append(f"| {' | '.join(cells)} |")
@@ -150,22 +156,28 @@ class SeededTable:
                 lines += ["", f"Engines, {title}: {', '.join(f'{name} {engine}' for name, engine in engines.items())}."]
         return "\n".join(lines)
 
-    def _scores(self, content: dict[str, Any], row: Row) -> list[float]:
-        return [100 * self.score.value(run) for run in _runs(content, row)]
+    def _scores(self, content: dict[str, Any], row: Row) -> dict[int, float]:
+        return {number: 100 * self.score.value(run) for number, run in _runs(content, row).items()}
+
+    def _difference(self, scores: dict[int, float], reference: dict[int, float]) -> str:
+        """Difference of the means, and p of a t-test (Welch's if not paired) of two runs or more."""
+        if self.paired:
+            common = sorted(scores.keys() & reference.keys())
+            values, others = [scores[number] for number in common], [reference[number] for number in common]
+        else:
+            values, others = list(scores.values()), list(reference.values())
+        if not values or not others:
+            return ""
+        difference = f"{statistics.mean(values) - statistics.mean(others):+.2f}"
+        if min(len(values), len(others)) < 2:
+            return difference
+        test = ttest_rel(values, others) if self.paired else ttest_ind(values, others, equal_var=False)
+        return f"{difference} (p {test.pvalue:.3f})"
 
 
-def _runs(content: dict[str, Any], row: Row) -> list[dict[str, Any]]:
-    return [content["runs"][key] for seed in SEEDS if (key := f"{row.name}/{seed}") in content["runs"]]
-
-
-def _difference(values: Sequence[float], reference: Sequence[float]) -> str:
-    """Difference of the means and p of Welch's t-test over seeds, where both have at least two."""
-    if not reference:
-        return ""
-    difference = f"{statistics.mean(values) - statistics.mean(reference):+.2f}"
-    if min(len(values), len(reference)) < 2:
-        return difference
-    return f"{difference} (p {ttest_ind(values, reference, equal_var=False).pvalue:.3f})"
+def _runs(content: dict[str, Any], row: Row) -> dict[int, dict[str, Any]]:
+    keys = {number: f"{row.name}/{number}" for number in SEEDS}
+    return {number: content["runs"][key] for number, key in keys.items() if key in content["runs"]}
 
 
 def read_results(path: Path, settings: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import av
 import pytest
+from sklearn.model_selection import StratifiedGroupKFold
 
 from cakes_video.clip_lists import read_clips
 
@@ -154,13 +155,35 @@ def test_something_something_v2(video_training: Any, make_clip: Any, tmp_path: P
     assert evaluated(run) == dict(numbered(8, 4))
 
 
-@pytest.mark.parametrize(("name", "folder"), [("digits", "grid/clips"), ("fight", "fight")])
-def test_lists_of_the_bundle(name: str, folder: str, video_bundle: Path, data_root: Path) -> None:
+@pytest.mark.parametrize(
+    ("names", "classes", "folder"),
+    [(["digits"], "digits", "grid/clips"), ([f"fight_{fold}" for fold in range(3)], "fight", "fight")],
+)
+def test_lists_of_the_bundle(names: list[str], classes: str, folder: str, video_bundle: Path, data_root: Path) -> None:
     """All their clips exist, every class is in both parts, and none of the test clips is in the training."""
     lists, root = video_bundle / "lists", data_root / "video" / folder
-    training, test = (
-        read_clips(lists / f"{name}_{part}.csv", root, lists / f"{name}.txt") for part in ("training", "test")
-    )
-    for clips in (training, test):
-        assert {clip["label"] for clip in clips.clips} == set(range(len(clips.class_names)))
-    assert not {clip["video"] for clip in training.clips} & {clip["video"] for clip in test.clips}
+    for name in names:
+        training, test = (
+            read_clips(lists / f"{name}_{part}.csv", root, lists / f"{classes}.txt") for part in ("training", "test")
+        )
+        for clips in (training, test):
+            assert {clip["label"] for clip in clips.clips} == set(range(len(clips.class_names)))
+        assert not {clip["video"] for clip in training.clips} & {clip["video"] for clip in test.clips}
+
+
+def test_folds_of_fights_share_no_scene(video_bundle: Path) -> None:
+    """They are those of scikit-learn for the scenes, most of which have clips of one class only."""
+
+    def rows(name: str) -> list[dict[str, str]]:
+        with (video_bundle / "lists" / f"{name}.csv").open() as file:
+            return list(csv.DictReader(file))
+
+    clips = rows("fight_scenes")
+    labels, scenes = ([clip[column] for clip in clips] for column in ("label", "scene"))
+    assert len(clips) == 100
+    folds = StratifiedGroupKFold(3).split(clips, labels, scenes)
+    for fold, parts in enumerate(folds):
+        for part, chosen in zip(("training", "test"), parts, strict=True):
+            expected = [{"path": clips[i]["path"], "label": labels[i]} for i in chosen]
+            assert rows(f"fight_{fold}_{part}") == expected
+        assert not {scenes[i] for i in parts[0]} & {scenes[i] for i in parts[1]}
