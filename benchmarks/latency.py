@@ -20,6 +20,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -126,8 +127,8 @@ def _layer_rows(channels: int, side: int, rounds: int, device: torch.device) -> 
         last = x.contiguous(memory_format=torch.channels_last_3d)
         weight = torch.randn(channels, channels, 3, 3, 3, device=device, dtype=dtype)
         runs: dict[str, Callable[[], Any]] = {
-            f"{DENSE}/torch": lambda x=x, w=weight: nn.functional.conv3d(x, w, padding=1),
-            f"{DENSE}/torch channels-last": lambda x=last, w=weight: nn.functional.conv3d(x, w, padding=1),
+            f"{DENSE}/torch": partial(nn.functional.conv3d, x, weight, padding=1),
+            f"{DENSE}/torch channels-last": partial(nn.functional.conv3d, last, weight, padding=1),
         }
         for name, split in splits.items():
             kernel = kernel_of(CakesConv(channels, split).to(device))
@@ -135,7 +136,7 @@ def _layer_rows(channels: int, side: int, rounds: int, device: torch.device) -> 
             for plan, make in PLANS.items():
                 module = make(kernel, device, dtype)
                 if module is not None:
-                    runs[f"{name}/{plan}"] = lambda module=module, x=last: module(x)
+                    runs[f"{name}/{plan}"] = partial(module, last)
         seconds = {name: statistics.median(times) for name, times in _in_turns(runs, rounds, device).items()}
         dense = min(value for name, value in seconds.items() if name.startswith(f"{DENSE}/torch"))
         for name, split in splits.items():
@@ -156,13 +157,13 @@ def _networks() -> dict[str, Callable[[], nn.Module]]:
     def c2fnas(architecture: Architecture) -> Callable[[], nn.Module]:
         return lambda: C2FNAS(1, 2, architecture)
 
-    nnunet = {"filters": [32, 64, 128, 256, 320, 320], "res_block": False}
+    nnunet: dict[str, Any] = {"filters": [32, 64, 128, 256, 320, 320], "res_block": False}
     return {
         DENSE: c2fnas(Architecture.published("c2fnas-3d")),
         EVEN: c2fnas(Architecture.published("cakes-manual-123d")),
         COARSE: c2fnas(manual_architecture("123d", 16)),
         "ResDSN": lambda: ResDSN(1, 2),
-        PEER: lambda: DynUNet(3, 1, 2, [3] * 6, [1, 2, 2, 2, 2, 2], [2] * 5, **nnunet),  # type: ignore[arg-type]
+        PEER: lambda: DynUNet(3, 1, 2, [3] * 6, [1, 2, 2, 2, 2, 2], [2] * 5, **nnunet),
         "SegResNet, zoo width": lambda: SegResNet(3, 16, 1, 2, blocks_down=(1, 2, 2, 4), blocks_up=(1, 1, 1)),
         "SwinUNETR, 48 features": lambda: SwinUNETR(1, 2, feature_size=48),
         "UNet, residual": lambda: UNet(3, 1, 2, [32, 64, 128, 256, 512], [2] * 4, num_res_units=2),
@@ -191,7 +192,7 @@ def _network_rows(size: int, rounds: int, engines: list[str], device: torch.devi
             torch.manual_seed(0)
             network = _networks()[name]().eval().to(device)
             if (run := _built(key, network, engine, example, getattr(torch, dtype), device)) is not None:
-                runs[key] = lambda run=run: run(example)
+                runs[key] = partial(run, example)
         medians = {key: statistics.median(times) for key, times in _in_turns(runs, rounds, device).items()}
         references.append(medians[REFERENCE])
         seconds |= {key: medians[key] / medians[REFERENCE] for key in medians}
@@ -296,14 +297,14 @@ def _volume(device: torch.device) -> dict[str, Any]:
         seconds: dict[str, float] = {}
         data: dict[str, Any] = {"image": f"{folder}/ct.nii.gz"}
         for transform in parser.get_parsed_content("preprocessing").transforms:
-            data = _timed(seconds, type(transform).__name__, lambda transform=transform, data=data: transform(data))
+            data = _timed(seconds, type(transform).__name__, partial(transform, data))
         inferer = parser.get_parsed_content("inferer")
         with torch.no_grad():
             x = data["image"][None].to(device)
-            data["pred"] = _timed(seconds, "windows", lambda: inferer(x, network))[0]
+            data["pred"] = _timed(seconds, "windows", partial(inferer, x, network))[0]
         parser["output_dir"] = folder
         for transform in parser.get_parsed_content("postprocessing").transforms:
-            data = _timed(seconds, type(transform).__name__, lambda transform=transform, data=data: transform(data))
+            data = _timed(seconds, type(transform).__name__, partial(transform, data))
     total = sum(seconds.values())
     rows = [{"step": name, "seconds": value, "share": value / total} for name, value in seconds.items()]
     return {"rows": [*rows, {"step": "all", "seconds": total, "share": 1.0}], "voxels at 1 mm": list(x.shape[2:])}

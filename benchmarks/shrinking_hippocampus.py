@@ -14,6 +14,7 @@ the hippocampus bundle; weights are those of the last epoch, so the held-out fol
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
@@ -123,16 +124,16 @@ def main(
     """Train what is missing, measure times, print the tables."""
     if unknown := set(backbones.split(",")) - BACKBONES.keys():
         raise typer.BadParameter(f"unknown {unknown}, allowed are {', '.join(BACKBONES)}.", param_hint="--backbones")
-    if not table and dataset_dir is None:
-        raise typer.BadParameter("needed unless --table is given.", param_hint="--dataset-dir")
     chosen = [name for name in BACKBONES if name in backbones.split(",")]
     files = {name: results / f"shrinking_{name.lower()}.json" for name in chosen}
     lengths = {"epochs": epochs, "search_epochs": search_epochs, "slower": SLOWER}
     settings = {name: {"network": BACKBONES[name], **lengths} for name in chosen}
-    deadline = time.monotonic() + 60 * minutes
-    for seed in () if table or dataset_dir is None else SEEDS:
-        for name in chosen:
-            pieces = Pieces(name, dataset_dir.resolve(), runs, epochs, search_epochs)
+    if not table:
+        if dataset_dir is None:
+            raise typer.BadParameter("needed unless --table is given.", param_hint="--dataset-dir")
+        data, deadline = dataset_dir.resolve(), time.monotonic() + 60 * minutes
+        for seed, name in itertools.product(SEEDS, chosen):
+            pieces = Pieces(name, data, runs, epochs, search_epochs)
             left = (deadline - time.monotonic()) / 60
             TABLE.run(files[name], settings[name], pieces.piece, _times, left, seeds=(seed,))
     for name in chosen:
@@ -211,9 +212,9 @@ class Pieces:
 
     def _bundle(self, folder: Path, files: list[str], seed: int, output: Path, **options: Any) -> None:
         """Run configs of a bundle; what it writes lies beside it, for it is copied."""
-        common = {"bundle_root": folder / "bundle", "dataset_dir": self.dataset_dir, "output_dir": output}
-        common |= {"seed": seed, "val_interval": 1000, "resume": True}
-        run_bundle(folder / "bundle", output, files, **common | options)
+        places = {"bundle_root": folder / "bundle", "dataset_dir": self.dataset_dir, "output_dir": output}
+        common = {"seed": seed, "val_interval": 1000, "resume": True}
+        run_bundle(folder / "bundle", output, files, **places, **common | options)
 
 
 def _copy_with_network(network: dict[str, Any], folder: Path, epochs: int) -> None:

@@ -82,7 +82,7 @@ def main(
                 seconds[name].append(elapsed)
     del runs
     memory = {name: _memory(name, setting, device) for name in names}
-    rows = {
+    rows: dict[str, dict[str, Any]] = {
         name: {"seconds": statistics.median(seconds[name]), "all_seconds": seconds[name], "mib": memory[name]}
         for name in names
     }
