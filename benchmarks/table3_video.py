@@ -4,7 +4,8 @@
 CAKES table 3 on small real videos: the same recipe for all rows, three runs each, that can be killed and resumed.
 
     python benchmarks/table3_video.py --dataset-dir grid/clips                   # spoken digits; goes on where it was
-    python benchmarks/table3_video.py --dataset-dir fight --dataset fight        # fights, three folds of scenes
+    python benchmarks/table3_video.py --dataset-dir fight --dataset fight        # differences of frames of fights
+    python benchmarks/table3_video.py --dataset-dir fight --dataset fight-frames # the frames themselves
     python benchmarks/table3_video.py --table                                    # prints what there is
 
 Every search and training is the video bundle's own command. Weights are those of the last epoch, so the test clips
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,11 +44,33 @@ from cakes_video.cost import video_cost
 from cakes_video.resnet import VideoResNet
 
 BUNDLE = ROOT / "bundles" / "video_cakes_resnet50"
-CLASSES = {"digits": 10, "fight": 2}
-FOLDS = ("fight",)  # data sets whose runs are folds
 REFERENCE = "C3D"
 WIDER = 4  # times the channels: 64 in the stem, as in the paper
 
+
+@dataclass(frozen=True)
+class ClipSet:
+    """
+    Clips of a table.
+
+    Args:
+        classes: how many.
+        overlay: config of the bundle that goes with them.
+        options: more options.
+        folds: whether the runs of a row are folds of the bundle's lists.
+    """
+
+    classes: int
+    overlay: str | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+    folds: bool = False
+
+
+CLIPS = {
+    "digits": ClipSet(10),
+    "fight": ClipSet(2, "fight.json", folds=True),
+    "fight-frames": ClipSet(2, "fight.json", (("differences", False),), folds=True),
+}
 TABLE = SeededTable(
     rows=(
         Row("C2D", "c2d"),
@@ -69,7 +92,7 @@ TABLE = SeededTable(
 
 def main(
     dataset_dir: Annotated[Path | None, typer.Option(help="Folder of the clips.")] = None,
-    dataset: Annotated[str, typer.Option(help="digits or fight.")] = "digits",
+    dataset: Annotated[str, typer.Option(help=f"One of {', '.join(CLIPS)}.")] = "digits",
     runs: Annotated[Path, typer.Option(help="Folder of the runs, with their checkpoints.")] = ROOT
     / "benchmarks"
     / "runs",
@@ -83,12 +106,12 @@ def main(
     table: Annotated[bool, typer.Option("--table", help="Only print the table.")] = False,
 ) -> None:
     """Train what is missing, measure the time of a clip, print the table."""
-    if dataset not in CLASSES:
-        raise typer.BadParameter(f"{dataset!r}; allowed are {', '.join(CLASSES)}.", param_hint="--dataset")
-    shown = replace(TABLE, runs="folds", paired=True) if dataset in FOLDS else TABLE
-    path = results or ROOT / "benchmarks" / "results" / f"table3_{dataset}.json"
+    if dataset not in CLIPS:
+        raise typer.BadParameter(f"{dataset!r}; allowed are {', '.join(CLIPS)}.", param_hint="--dataset")
+    shown = replace(TABLE, runs="folds", paired=True) if CLIPS[dataset].folds else TABLE
+    path = results or ROOT / "benchmarks" / "results" / f"table3_{dataset.replace('-', '_')}.json"
     settings = {"dataset": dataset, "backbone": backbone, "width": width, "size": size, "epochs": epochs, "frames": 8}
-    if dataset in FOLDS:
+    if CLIPS[dataset].folds:
         settings["runs"] = shown.runs
     if not table:
         if dataset_dir is None:
@@ -101,9 +124,10 @@ def main(
 
 def _piece(row: Row, seed: int, dataset_dir: Path, runs: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Search (if the row is searched), train and evaluate; each goes on from its checkpoint."""
-    folder, dataset, width = run_folder(runs, row, seed), settings["dataset"], settings["width"]
-    overlay = [] if dataset == "digits" else [f"{dataset}.json"]
+    folder, clips, width = run_folder(runs, row, seed), CLIPS[settings["dataset"]], settings["width"]
+    overlay = [clips.overlay] if clips.overlay else []
     common = {
+        **dict(clips.options),
         "bundle_root": BUNDLE,
         "dataset_dir": dataset_dir,
         "width": width,
@@ -114,7 +138,7 @@ def _piece(row: Row, seed: int, dataset_dir: Path, runs: Path, settings: dict[st
         "num_workers": 0,
         "cache": True,
     }
-    if dataset in FOLDS:
+    if clips.folds:
         common["fold"] = seed
     if row.published:
         architecture = folder / "architecture.json"
@@ -130,7 +154,7 @@ def _piece(row: Row, seed: int, dataset_dir: Path, runs: Path, settings: dict[st
     run_bundle(BUNDLE, folder, ["train.json", *overlay, "evaluate.json"], **common, **train)
     summary = json.loads((folder / "train" / "summary.json").read_text())
     found = BackboneArchitecture.load(architecture)
-    cost = video_cost(found, CLASSES[dataset], width, (8, settings["size"], settings["size"]))
+    cost = video_cost(found, clips.classes, width, (8, settings["size"], settings["size"]))
     return {
         "top1": summary["top1"],
         "mean_class_accuracy": summary["mean_class_accuracy"],
@@ -149,7 +173,7 @@ def _times(content: dict[str, Any]) -> Times:
 
     def networks(factor: int) -> dict[str, VideoResNet]:
         architectures = {name: BackboneArchitecture.from_json(wider(split, factor)) for name, split in found.items()}
-        classes = CLASSES[settings["dataset"]]
+        classes = CLIPS[settings["dataset"]].classes
         return {name: VideoResNet(a, classes, factor * width).eval() for name, a in architectures.items()}
 
     return times_at_two_widths(networks(1), networks(WIDER), x, REFERENCE, f"{WIDER} times wider")

@@ -1,6 +1,6 @@
 # Copyright (c) The cakes-monai authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Transforms of clips for ``monai.transforms.Compose``: loading, cutting, resizing, flipping, normalising."""
+"""Transforms of clips for ``monai.transforms.Compose``: loading, cutting, resizing, flipping, values of the network."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from cakes_video.clip_crops import RandMultiScaleCropd, ShortSideResized, TestCr
 from cakes_video.clip_loading import LoadClipd, RandLoadClipd, checked_frames
 
 __all__ = [
+    "FrameDifferenced",
     "LoadClipd",
     "NormalizeClipd",
     "RandClipFlipd",
@@ -117,4 +118,32 @@ class NormalizeClipd(MapTransform):
         for key in self.key_iterator(result):
             frames = checked_frames(self, result[key]).transpose(0, 1)  # channels first
             result[key] = frames.contiguous().float().sub_(self.mean).div_(self.std)
+        return result
+
+
+class FrameDifferenced(MapTransform):
+    """
+    Turn a clip into the differences of its neighbouring frames, so that a fixed camera's scene is gone.
+
+    "RGB difference" of Wang et al., Temporal Segment Networks, ECCV 2016, section 3.2.
+
+    Args:
+        keys: keys of the clips.
+        allow_missing_keys: whether a missing key is passed over.
+
+    Raises:
+        ValueError: for a clip of fewer than two frames.
+
+    Shapes:
+        - input: float ``(3, T + 1, H, W)``, output: ``(3, T, H, W)``
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with the differences."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            clip = result[key]
+            if clip.shape[1] < 2:
+                raise ValueError(f"FrameDifferenced: {key} has {clip.shape[1]} frame, allowed are two or more.")
+            result[key] = clip.diff(dim=1)
         return result

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
 
 from cakes_monai.backbone_architecture import BackboneArchitecture
 from cakes_video.class_names import read_class_names
@@ -92,6 +93,34 @@ def test_overlays_set_options_of_training_and_search(video_bundle: Path, name: s
     own = set(re.findall(r"@(\w+)", json.dumps(content)))
     for base in ("train.json", "search.json"):
         assert content.keys() - own <= options(config(video_bundle, base)).keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("train.json", "train#preprocessing"),
+        ("train.json", "validate#preprocessing"),
+        ("search.json", "train#preprocessing"),
+        ("search.json", "validate#preprocessing"),
+        ("inference.json", "preprocessing"),
+    ],
+)
+def test_differences_of_frames(video_bundle: Path, name: str, key: str) -> None:
+    """``differences`` gives as many differences as there were frames: those of a sample with one frame more."""
+
+    def clip(**options: Any) -> torch.Tensor:
+        parser = ConfigParser(
+            {**config(video_bundle, name), "bundle_root": str(video_bundle), "flip_prob": 0, **options}
+        )
+        transform = parser.get_parsed_content(key).set_random_state(0)
+        data = transform({"video": str(video_bundle / "sample_data" / "bbbs6p.mpg"), "label": 6, "name": "six"})
+        image = (data[0] if isinstance(data, list) else data)["image"]
+        assert isinstance(image, torch.Tensor)
+        return image
+
+    differences = clip(differences=True)
+    assert differences.shape == (3, 8, 64, 64)
+    assert torch.equal(differences, clip(num_frames=9).diff(dim=1))
 
 
 def test_documented_options_exist_with_their_defaults(video_bundle: Path, repository: Path) -> None:

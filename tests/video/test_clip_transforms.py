@@ -21,6 +21,7 @@ from cakes_video.clip_error import ClipError
 from cakes_video.clip_lists import expand_views
 from cakes_video.clip_sampling import testing_frames as middle_frames
 from cakes_video.clip_transforms import (
+    FrameDifferenced,
     LoadClipd,
     NormalizeClipd,
     RandClipFlipd,
@@ -253,6 +254,23 @@ def test_normalize() -> None:
     torch.testing.assert_close(image[:, 1, 1, 1], -mean / std)
     assert frames.dtype == torch.uint8  # the frames themselves are not changed
     assert int(frames[0].min()) == 255
+
+
+def test_differences_of_frames() -> None:
+    """What moves stays, each frame minus the one before; a fixed scene is gone, and with it the mean of the colours."""
+    frames = coordinates(2, 3, frames=4)  # blue is the number of the frame
+    clip = NormalizeClipd("image")({"image": frames})
+    image = FrameDifferenced("image")(clip)["image"]
+    assert image.shape == (3, 3, 2, 3)
+    assert not image[:2].any()
+    torch.testing.assert_close(image[2], torch.full((3, 2, 3), 1 / 255 / 0.225))
+    assert clip["image"].shape == (3, 4, 2, 3)
+
+
+def test_one_frame_has_no_differences() -> None:
+    """An error, no empty clip."""
+    with pytest.raises(ValueError, match=r"^FrameDifferenced: image has 1 frame, allowed are two or more\.$"):
+        FrameDifferenced("image")({"image": torch.zeros(3, 1, 2, 2)})
 
 
 @pytest.mark.parametrize(
