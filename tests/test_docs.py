@@ -137,6 +137,15 @@ def test_accuracy_of_the_hippocampus_is_that_of_its_evaluation() -> None:
         assert f"| {name} | {shown_dice} | {hd95:.2f} mm | {surface:.3f} |" in texts[1]
 
 
+def test_accuracy_of_the_digits_is_that_of_its_evaluation() -> None:
+    """So that weights are never exchanged without what is said of them."""
+    bundle = REPOSITORY / "bundles" / "video_cakes_resnet50"
+    found = json.loads((bundle / "docs" / "results" / "summary.json").read_text())
+    top1, top5 = (f"{100 * found[name]:.0f} %" for name in ("top1", "top5"))
+    assert f"**top-1 {top1}**, top-5 {top5}, " in (bundle / "docs" / "README.md").read_text(encoding="utf-8")
+    assert f"10 classes: {top1} with " in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
 def shown_costs(rows: list[dict[str, Any]]) -> list[list[str]]:
     """Cells of the rows of the cost command as the documentation shows them."""
     return [
