@@ -125,7 +125,8 @@ class FrameDifferenced(MapTransform):
     """
     Turn a clip into the differences of its neighbouring frames, so that a fixed camera's scene is gone.
 
-    "RGB difference" of Wang et al., Temporal Segment Networks, ECCV 2016, section 3.2.
+    As "RGB difference" of Wang et al., Temporal Segment Networks, ECCV 2016, section 3.2, but neighbours are those of
+    the sample, not of the video.
 
     Args:
         keys: keys of the clips.
