@@ -86,16 +86,14 @@ class SeededTable:
         reference: the row that the others are compared with.
         score: heading of the score, in per cent, and where it is in a run.
         columns: more columns.
-        runs: what the runs of a row differ in beside their seeds.
-        paired: whether runs of the same number are compared with each other, as those of a fold are.
+        folds: whether the runs of a row are folds with a seed each, so that runs of one number are compared in pairs.
     """
 
     rows: tuple[Row, ...]
     reference: str
     score: Column
     columns: tuple[Column, ...]
-    runs: str = "seeds"
-    paired: bool = False
+    folds: bool = False
 
     def run(
         self,
@@ -131,7 +129,7 @@ class SeededTable:
 
     def text(self, content: dict[str, Any]) -> str:
         """The table in Markdown; rows that lack runs are marked."""
-        titles = ["row", self.runs, self.score.title, f"difference to {self.reference} (p)"]
+        titles = ["row", "folds" if self.folds else "seeds", self.score.title, f"difference to {self.reference} (p)"]
         titles += [*(column.title for column in self.columns), *content["times"]]
         lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
         scores = {row.name: self._scores(content, row) for row in self.rows}
@@ -144,8 +142,8 @@ class SeededTable:
             spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
             done = f"{len(runs)} of {len(SEEDS)}{'' if len(runs) == len(SEEDS) else ', unfinished'}"
             cells = [row.name, done, f"{statistics.mean(values):.2f}{spread}"]
-            difference = self._difference(scores[row.name], scores[self.reference])
-            cells.append("" if row.name == self.reference else difference)
+            reference = {} if row.name == self.reference else scores[self.reference]
+            cells.append(self._difference(scores[row.name], reference))
             for column in self.columns:
                 cells.append(f"{statistics.mean(map(column.value, runs.values())):.{column.digits}f}")
             ratios = [times["ratios"].get(row.name) for times in content["times"].values()]
@@ -160,18 +158,17 @@ class SeededTable:
         return {number: 100 * self.score.value(run) for number, run in _runs(content, row).items()}
 
     def _difference(self, scores: dict[int, float], reference: dict[int, float]) -> str:
-        """Difference of the means, and p of a t-test (Welch's if not paired) of two runs or more."""
-        if self.paired:
-            common = sorted(scores.keys() & reference.keys())
-            values, others = [scores[number] for number in common], [reference[number] for number in common]
-        else:
-            values, others = list(scores.values()), list(reference.values())
+        """Difference of the means, and p of a t-test of two or more runs: paired for folds, Welch's for seeds."""
+        if self.folds:
+            scores = {number: scores[number] for number in scores if number in reference}
+            reference = {number: reference[number] for number in scores}
+        values, others = list(scores.values()), list(reference.values())
         if not values or not others:
             return ""
         difference = f"{statistics.mean(values) - statistics.mean(others):+.2f}"
         if min(len(values), len(others)) < 2:
             return difference
-        test = ttest_rel(values, others) if self.paired else ttest_ind(values, others, equal_var=False)
+        test = ttest_rel(values, others) if self.folds else ttest_ind(values, others, equal_var=False)
         return f"{difference} (p {test.pvalue:.3f})"
 
 

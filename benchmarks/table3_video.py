@@ -108,11 +108,11 @@ def main(
     """Train what is missing, measure the time of a clip, print the table."""
     if dataset not in CLIPS:
         raise typer.BadParameter(f"{dataset!r}; allowed are {', '.join(CLIPS)}.", param_hint="--dataset")
-    shown = replace(TABLE, runs="folds", paired=True) if CLIPS[dataset].folds else TABLE
+    shown = replace(TABLE, folds=CLIPS[dataset].folds)
     path = results or ROOT / "benchmarks" / "results" / f"table3_{dataset.replace('-', '_')}.json"
     settings = {"dataset": dataset, "backbone": backbone, "width": width, "size": size, "epochs": epochs, "frames": 8}
-    if CLIPS[dataset].folds:
-        settings["runs"] = shown.runs
+    if shown.folds:
+        settings["runs"] = "folds"
     if not table:
         if dataset_dir is None:
             raise typer.BadParameter("needed unless --table is given.", param_hint="--dataset-dir")

@@ -83,14 +83,14 @@ def test_times_are_measured_for_new_rows_only(rows: Any, tmp_path: Path) -> None
 def test_folds_are_compared_in_pairs(rows: Any) -> None:
     """Differences 10, 12 and 14 in folds that differ by more: t is 12 / (2 / sqrt(3)) with two degrees of freedom."""
     score = rows.Column("score", lambda run: run["score"])
-    table = rows.SeededTable((rows.Row("a"), rows.Row("b")), "a", score, (), runs="folds", paired=True)
+    table = rows.SeededTable((rows.Row("a"), rows.Row("b")), "a", score, (), folds=True)
     scores = {"a/0": 0.2, "a/1": 0.4, "a/2": 0.6, "b/0": 0.3, "b/1": 0.52, "b/2": 0.74}
     content = {"runs": {key: {"score": value} for key, value in scores.items()}, "times": {}}
     assert "| b | 3 of 3 | 52.00 ± 22.00 | +12.00 (p 0.009) |" in table.text(content)
     assert "| row | folds |" in table.text(content)
     del content["runs"]["a/1"]  # the others, of the same folds: 10 and 14
     assert "| b | 3 of 3 | 52.00 ± 22.00 | +12.00 (p 0.105) |" in table.text(content)
-    assert "| b | 3 of 3 | 52.00 ± 22.00 | +12.00 (p 0.667) |" in replace(table, paired=False).text(content)
+    assert "| b | 3 of 3 | 52.00 ± 22.00 | +12.00 (p 0.667) |" in replace(table, folds=False).text(content)
 
 
 @pytest.mark.parametrize(("wrong", "builds"), [(0, 1), (2, 3), (9, 5)])
